@@ -1,0 +1,56 @@
+"""Every flag, once. Names, meanings and defaults are PaddleSeg's where it has the flag."""
+
+import argparse
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """A parser whose help shows defaults and whose flags must be written out."""
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
+    )
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """The flags that train.py and distill_train.py share."""
+    add = parser.add_argument
+    add("--iters", type=int, help="iterations to train; default: the file's")
+    add("--batch_size", type=int, help="images per batch of one card or CPU process; default: the file's")
+    add("--learning_rate", type=float, help="start of the schedule; default: the file's")
+    add("--save_dir", default="./output", help="folder for checkpoints, metrics and pictures")
+    add("--save_interval", type=_positive, default=1000, help="iterations between checkpoints (and evaluations)")
+    add("--keep_checkpoint_max", type=int, default=5, help="newest checkpoints to keep; 0 keeps all")
+    add("--resume_model", help="a checkpoint folder save_dir/iter_N to go on from, or 'auto' for the newest if any")
+    add("--do_eval", action="store_true", help="evaluate at every checkpoint and keep the best model")
+    add("--use_vdl", action="store_true", help="write curves and pictures for VisualDL into save_dir")
+    add("--log_iters", type=_positive, default=10, help="iterations between log lines")
+    add("--num_workers", type=int, default=0, help="processes that read training data; 0 reads in this one")
+    add("--seed", type=int, help="random seed; default: a new one, which is logged")
+    add("--precision", choices=("fp32", "fp16", "bf16"), default="fp32", help="fp16 and bf16: automatic mixed precision")
+    add("--device", choices=("cpu", "gpu", "xpu", "npu", "mlu"), default="gpu", help="the CPU is used where it is missing")
+    add("--opts", nargs="+", metavar="KEY=VALUE", help="overwrite values of the file, such as optimizer.weight_decay=1e-4")
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """The YAML file of a command with one model."""
+    parser.add_argument("--config", required=True, help="PaddleSeg YAML file")
+
+
+def add_distillation(parser: argparse.ArgumentParser, distill_config: str) -> None:
+    """The files and flags of distillation."""
+    add = parser.add_argument
+    add("--teacher_config", "--teather_config", required=True, help="PaddleSeg YAML file; its `model` is the teacher")
+    add("--student_config", required=True, help="PaddleSeg YAML file of the student: model, data, losses, optimizer")
+    add("--distill_config", default=distill_config, help="Python file that names internal tensors and their losses")
+    add("--teacher_opts", nargs="+", metavar="KEY=VALUE", help="as --opts, for the teacher's file")
+    add(
+        "--teacher_eval_images",
+        type=int,
+        help="with --do_eval, measure the teacher on so many images only; 0: not at all; default: all",
+    )
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"at least 1 is expected, but got {value}")
+    return value

@@ -1,0 +1,1 @@
+"""Data sets, the sampler that can resume, and the loader."""

@@ -1,0 +1,102 @@
+"""From data sets to batches on the device, with augmentation that depends on seed, epoch and sample alone."""
+
+import contextlib
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle.io import DataLoader, Dataset
+
+from paddleseg_ext.data.sampler import ResumableSampler, SampleKey
+from paddleseg_ext.errors import DataError
+from paddleseg_ext.types import Batch
+
+Sample = dict[str, Any]
+
+
+class SeededDataset(Dataset):
+    """A data set whose random transforms are drawn anew from (seed, epoch, index): not from workers, order or timing."""
+
+    def __init__(self, dataset: Dataset, seed: int) -> None:
+        super().__init__()
+        self.dataset, self.seed = dataset, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: SampleKey) -> Sample:
+        epoch, index = key
+        with _seeded(self.seed, epoch, index):
+            return {**self.dataset[index], "index": index}
+
+
+@contextlib.contextmanager
+def _seeded(*entropy: int) -> Iterator[None]:
+    """PaddleSeg's transforms draw from the global generators of `random` and NumPy; leave those as they were found."""
+    kept = random.getstate(), np.random.get_state()
+    state = np.random.SeedSequence(entropy).generate_state(2)
+    random.seed(int(state[0]))
+    np.random.seed(state[1])
+    try:
+        yield
+    finally:
+        random.setstate(kept[0])
+        np.random.set_state(kept[1])
+
+
+class TrainLoader:
+    """Iterates over the `Batch`es of a sampler. Each item is ready on the device."""
+
+    def __init__(self, dataset: Dataset, sampler: ResumableSampler, num_workers: int = 0) -> None:
+        self.dataset, self.sampler, self.num_workers = dataset, sampler, num_workers
+        self._seeded = SeededDataset(dataset, sampler.seed)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for arrays in self._raw():
+            yield self._to_batch(arrays)
+
+    def _raw(self) -> Iterator[Sample]:
+        if self.num_workers == 0:
+            # Not Paddle's single-process loader: its thread would share the global random generators with the model.
+            for keys in self.sampler:
+                yield self._collate([self._seeded[key] for key in keys])
+        else:
+            yield from DataLoader(
+                self._seeded, batch_sampler=self.sampler, num_workers=self.num_workers, collate_fn=self._collate
+            )
+
+    def _collate(self, samples: list[Sample]) -> Sample:
+        shapes = {sample["img"].shape for sample in samples}
+        if len(shapes) > 1:
+            files = ", ".join(f"{self.files([s['index']])[0]} {s['img'].shape[1:]}" for s in samples[:4])
+            raise DataError(f"images of one batch differ in size after the transforms; add a Resize or a crop: {files}")
+        batch: Sample = {}
+        for key, value in samples[0].items():
+            if isinstance(value, np.ndarray | np.number | int | float):
+                values = [np.asarray(sample[key]) for sample in samples]
+                if len({v.shape for v in values}) == 1:
+                    batch[key] = np.stack(values)
+        return batch
+
+    def _to_batch(self, arrays: Sample) -> Batch:
+        tensors = {key: paddle.to_tensor(value) for key, value in arrays.items() if key != "index"}
+        images, labels = tensors.pop("img"), tensors.pop("label").astype("int64")
+        return Batch(images, labels, self.files(np.asarray(arrays["index"]).tolist()), tensors)
+
+    def files(self, indices: list[int]) -> tuple[str, ...]:
+        """The image paths of samples, or their numbers where the data set has no list of files."""
+        listed = getattr(self.dataset, "file_list", None)
+        return tuple(str(listed[i][0]) if listed else f"sample {i}" for i in indices)
+
+
+def sample_images(dataset: Dataset, seed: int, count: int) -> Batch:
+    """`count` copies of the first training sample as a batch: what a dry run needs."""
+    sampler = ResumableSampler(len(dataset), 1, seed, 0, 1)
+    loader = TrainLoader(dataset, sampler)
+    arrays = loader._collate([loader._seeded[(0, 0)]] * count)
+    return loader._to_batch(arrays)

@@ -1,0 +1,46 @@
+"""Losses between feature maps."""
+
+from paddle import Tensor
+
+from paddleseg_ext.errors import ConfigError
+from paddleseg_ext.losses import functional as F
+from paddleseg_ext.losses.base import Loss, positive
+
+
+class SegChannelwiseLoss(Loss):
+    """t^2 / (N C) times the sum over images and channels of KL(phi_T || phi_S), phi = softmax over H*W of x / t.
+
+    Each channel becomes a distribution over the valid pixels, so the loss looks at where a channel is active and not how
+    strongly. Usual weights: 3 on logits, 50 on features.
+
+    Args:
+        ignore_index: label value of the pixels left out before the softmax. Default 255.
+        temperature: t, above 0. Default 4, or 1 with compat.
+        compat: 'paddleslim' for the definition that PaddleSeg's tutorial used (softmax over W alone, mean over all
+            elements, no t^2, labels not used), where a weight found with that one is to be kept. Default None.
+
+    Shape: student and teacher [N, C, H, W]; tensors of another rank are taken as [N, C, 1, rest], a [N, D] one as one channel.
+    Raises: ConfigError where temperature is not positive or compat is unknown.
+    Source: Shu et al. 2021, arXiv 2011.13256.
+    """
+
+    def __init__(self, ignore_index: int = 255, temperature: float | None = None, compat: str | None = None) -> None:
+        super().__init__(ignore_index)
+        if compat not in (None, "paddleslim"):
+            raise ConfigError(f"SegChannelwiseLoss: compat is null or 'paddleslim', but got {compat!r}")
+        default = 4.0 if compat is None else 1.0
+        self.temperature = positive("SegChannelwiseLoss: temperature", default if temperature is None else temperature)
+        self.compat = compat
+
+    def forward(self, student: Tensor, teacher: Tensor, label: Tensor | None = None) -> Tensor:
+        mask = self.mask(student, label)
+        student, teacher = _as_map(student), _as_map(teacher)
+        if self.compat == "paddleslim":
+            return F.rowwise_kl(student, teacher, self.temperature)
+        return F.channelwise_kl(student, teacher, mask, self.temperature)
+
+
+def _as_map(x: Tensor) -> Tensor:
+    if x.ndim == 4:
+        return x
+    return x.reshape([x.shape[0], 1 if x.ndim == 2 else x.shape[1], 1, -1])

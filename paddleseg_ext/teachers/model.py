@@ -1,0 +1,39 @@
+"""The teacher as a Paddle layer in this process."""
+
+import hashlib
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from paddleseg_ext.distill.recorder import Recorder
+from paddleseg_ext.types import Batch, TeacherOutputs
+
+
+class ModelTeacher:
+    """A model in eval mode (batch norm, dropout), without gradient or autograd graph.
+
+    Args:
+        model: the layer; it is set to eval mode and its parameters are frozen.
+        recorder: catches the internal tensors that are wanted besides the outputs.
+    """
+
+    def __init__(self, model: nn.Layer, recorder: Recorder) -> None:
+        model.eval()
+        for parameter in model.parameters():
+            parameter.stop_gradient = True
+        self.model, self.recorder = model, recorder
+
+    @paddle.no_grad()
+    def __call__(self, batch: Batch) -> TeacherOutputs:
+        outputs = tuple(self.model(batch.images))
+        features = {key: value.detach() for key, value in self.recorder.take().items()}
+        return TeacherOutputs(outputs, features)
+
+    def digest(self) -> str:
+        """SHA-256 of all weights and buffers: equal before and after training, or something has gone wrong."""
+        sha = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            sha.update(name.encode())
+            sha.update(np.ascontiguousarray(tensor.numpy()))
+        return sha.hexdigest()

@@ -1,0 +1,42 @@
+"""What travels between the parts of a training step."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from paddle import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of samples on the device.
+
+    images: float32 [N, C, H, W]. labels: int64 [N, H, W], ignore_index where unlabelled. files: the N image paths.
+    extra: whatever else the data set returned (`edge`, ...), collated.
+    """
+
+    images: Tensor
+    labels: Tensor
+    files: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TeacherOutputs:
+    """What a teacher says of a batch, detached: `logits`, one [N, C, h, w] per output, and `features` by key (`hidden_0`...)."""
+
+    logits: tuple[Tensor, ...]
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class StepOutput(NamedTuple):
+    """What a step says of a batch: the model's detached logits and every loss by name, a weighted float32 scalar each.
+
+    A tuple, so that paddle.DataParallel finds the tensors in it.
+    """
+
+    logits: list[Tensor]
+    losses: dict[str, Tensor]
+
+
+Teacher = Callable[[Batch], TeacherOutputs]

@@ -1,0 +1,38 @@
+"""Train a student with the guidance of a teacher.
+
+python slim/distill/distill_train.py --teacher_config T.yml --student_config S.yml --do_eval --save_dir output/distilled
+"""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+from paddleseg_ext.cli import args as flags  # noqa: E402
+from paddleseg_ext.cli.distillation import build_distiller, build_teacher, show_teacher, unchanged  # noqa: E402
+from paddleseg_ext.cli.screen import user_errors  # noqa: E402
+from paddleseg_ext.cli.training import build_trained_model, open_session, train  # noqa: E402
+from paddleseg_ext.distill.recorder import Recorder  # noqa: E402
+from paddleseg_ext.distill.user_file import load_user_file  # noqa: E402
+
+
+def main() -> None:
+    parser = flags.parser("Train a student with the guidance of a teacher.")
+    flags.add_distillation(parser, distill_config=str(HERE / "distill_config.py"))
+    flags.add_training(parser)
+    args = parser.parse_args()
+    with user_errors():
+        user = load_user_file(args.distill_config)
+        session = open_session(args, args.student_config)
+        student = build_trained_model(session)
+        teacher, report = build_teacher(session)
+        with Recorder(user.student_adaptor(student)) as caught, Recorder(user.teacher_adaptor(teacher)) as taught:
+            distiller = build_distiller(session, student, caught, teacher, taught, user.pairs)
+            show_teacher(session, teacher, report)
+            with unchanged(distiller.teacher):
+                train(session, student, distiller, name="student", teacher=teacher)
+
+
+if __name__ == "__main__":
+    main()
