@@ -93,9 +93,9 @@ def check_arguments(component: Component, cls: Any) -> None:
                 f"{component.where}: {component.type} takes no argument '{name}'{closest(name, parameters)}"
             )
     for name, parameter in parameters.items():
-        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD:
-            if name not in component.params:
-                raise ConfigError(f"{component.where}: {component.type} needs the argument '{name}'")
+        needed = parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        if needed and name not in component.params:
+            raise ConfigError(f"{component.where}: {component.type} needs the argument '{name}'")
 
 
 def _part(value: Any, kinds: tuple[str, ...]) -> Any:

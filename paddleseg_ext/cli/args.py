@@ -25,9 +25,21 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add("--log_iters", type=_positive, default=10, help="iterations between log lines")
     add("--num_workers", type=int, default=0, help="processes that read training data; 0 reads in this one")
     add("--seed", type=int, help="random seed; default: a new one, which is logged")
-    add("--precision", choices=("fp32", "fp16", "bf16"), default="fp32", help="fp16 and bf16: automatic mixed precision")
-    add("--device", choices=("cpu", "gpu", "xpu", "npu", "mlu"), default="gpu", help="the CPU is used where it is missing")
-    add("--opts", nargs="+", metavar="KEY=VALUE", help="overwrite values of the file, such as optimizer.weight_decay=1e-4")
+    add(
+        "--precision", choices=("fp32", "fp16", "bf16"), default="fp32", help="fp16 and bf16: automatic mixed precision"
+    )
+    add(
+        "--device",
+        choices=("cpu", "gpu", "xpu", "npu", "mlu"),
+        default="gpu",
+        help="the CPU is used where it is missing",
+    )
+    add(
+        "--opts",
+        nargs="+",
+        metavar="KEY=VALUE",
+        help="overwrite values of the file, such as optimizer.weight_decay=1e-4",
+    )
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:

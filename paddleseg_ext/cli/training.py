@@ -139,7 +139,11 @@ def _begin(args: argparse.Namespace, store: CheckpointStore, batch_size: int) ->
     if args.seed is not None and args.seed != state.seed:
         raise ConfigError(f"--seed {args.seed}: {folder} was trained with seed {state.seed}; leave the flag out")
     if state.batch_size != batch_size:
-        _log.warning("%s had batches of %d in all, now %d: the data come in another order", folder, state.batch_size, batch_size)
+        _log.warning(
+            "%s had batches of %d in all, now %d: the data come in another order", folder, state.batch_size, batch_size
+        )
+    if env.rank() == 0:
+        store.begin_run(state.run_id)
     return state, folder
 
 

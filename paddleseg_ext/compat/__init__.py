@@ -13,27 +13,43 @@ def apply() -> None:
 
     from paddleseg_ext.compat import (
         contrast_labels,
+        espnetv1_channels,
+        fixed_names,
         ignored_options,
         integer_scale,
+        interpolated_labels,
+        label_as_image,
         maskformer_batch,
         missing_operator,
         pretrained_path,
+        size_one_arrays,
         squeezed_axes,
+        sync_batch_norm,
         type_promotion,
-        written_labels,
+        undefined_name,
+        unloaded_weights,
+        written_arguments,
         zero_dim,
     )
 
     for cause in (
         type_promotion,
         zero_dim,
+        size_one_arrays,
+        sync_batch_norm,
         contrast_labels,
         squeezed_axes,
-        written_labels,
+        written_arguments,
+        interpolated_labels,
+        label_as_image,
         ignored_options,
-        pretrained_path,
-        missing_operator,
-        maskformer_batch,
         integer_scale,
+        pretrained_path,
+        undefined_name,
+        fixed_names,
+        missing_operator,
+        espnetv1_channels,
+        unloaded_weights,  # after every other change of these constructors: weights go in last
+        maskformer_batch,
     ):
         cause.apply()

@@ -1,9 +1,9 @@
 """Options that PaddleSeg 2.8's losses accept and then do not honour; not a matter of Paddle's version.
 
 MSELoss forgets `ignore_index`; PointCrossEntropyLoss multiplies by the number of the class where its `weight` is meant,
-and fails on ignored pixels; DistillCrossEntropyLoss hands `data_format` to its parent in another argument's place. These
-are mended. RelaxBoundaryLoss has two that never worked, which it now refuses: `calculate_weights` is hidden by the
-attribute of the same name, and `border` other than 1 leaves the image.
+and fails on ignored pixels; DistillCrossEntropyLoss hands `data_format` to its parent in another argument's place.
+These are mended. RelaxBoundaryLoss has two that never worked, which it now refuses: `calculate_weights` is hidden by
+the attribute of the same name, and `border` other than 1 leaves the image.
 """
 
 import inspect

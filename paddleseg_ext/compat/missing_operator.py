@@ -1,4 +1,4 @@
-"""PaddleSeg 2.8's ViTAdapter calls a CUDA operator that is compiled apart; without it the process prints a hint and exits.
+"""PaddleSeg 2.8's ViTAdapter calls a CUDA operator that is compiled apart; without it, it ends the whole process.
 
 Affected: the ViTAdapter backbones and UPerNetViTAdapter. They say so when they are built.
 """

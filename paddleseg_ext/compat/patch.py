@@ -17,7 +17,7 @@ def wrap(target: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) 
     """Put `make(original)` in the place of `target`, written "module:function" or "module:Class.method"."""
     module_name, _, path = target.partition(":")
     *owners, name = path.split(".")
-    owner: Any = _module(module_name)
+    owner: Any = find(module_name)
     for part in owners:
         owner = getattr(owner, part, None)
     original = getattr(owner, name, None)
@@ -32,7 +32,7 @@ def overlay(module_name: str, alias: str, **functions: Callable[..., Any]) -> No
 
     Every other name is looked up in the library itself, each time, and other modules see the library as it is.
     """
-    module = _module(module_name)
+    module = find(module_name)
     library = getattr(module, alias, None)
     if not isinstance(library, types.ModuleType):
         _log.debug("%s does not import a library as %s: nothing to mend", module_name, alias)
@@ -40,7 +40,8 @@ def overlay(module_name: str, alias: str, **functions: Callable[..., Any]) -> No
     setattr(module, alias, _Overlay(library, functions))
 
 
-def _module(name: str) -> types.ModuleType | None:
+def find(name: str) -> types.ModuleType | None:
+    """A module of PaddleSeg, or None where this release does not have it."""
     try:
         return importlib.import_module(name)
     except ImportError:

@@ -1,7 +1,7 @@
 """PaddleSeg 2.8's VisionTransformer and CAE load a pretrained file to resize its position embedding, even without one.
 
-Affected: SegmentationTransformer (SETR), LinearSegmenter, MaskSegmenter, MLATransformer, UPerNetCAE: they could not be
-built with `pretrained: null`, in any version of Paddle.
+Affected: SegmentationTransformer (SETR), LinearSegmenter, MaskSegmenter and UPerNetCAE: they could not be built
+with `pretrained: null`, in any version of Paddle.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,8 @@
-"""Since Paddle 2.5 a scalar is a 0-D tensor and not one of shape [1]; PaddleSeg 2.8 concatenates and indexes scalars.
+"""Since Paddle 2.5 a scalar is a 0-D tensor and not one of shape [1]; PaddleSeg 2.8 concatenates scalars.
 
-Affected: metrics.calculate_area and with it core.evaluate, the point head of PointRend in eval mode, and core.train,
-which takes element 0 of every loss.
+Affected: metrics.calculate_area and with it core.evaluate, the point head of PointRend in eval mode (which also mixes
+int32 with int64), and MaskFormerLoss, which is of shape [1] and has no gradient where every label is ignored.
+core.train, which takes element 0 of every loss, stays as it is: this project has its own trainer.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from paddleseg_ext.compat.patch import overlay, wrap
 def apply() -> None:
     overlay("paddleseg.utils.metrics", "paddle", concat=concat)
     overlay("paddleseg.models.pointrend", "paddle", concat=concat)
-    wrap("paddleseg.core.train:loss_computation", _one_element)
+    wrap("paddleseg.models.losses.maskformer_loss:MaskFormerLoss.forward", _scalar)
 
 
 def concat(x: Sequence[Tensor], axis: int = 0) -> Tensor:
@@ -27,8 +28,8 @@ def concat(x: Sequence[Tensor], axis: int = 0) -> Tensor:
     return paddle.concat(tensors, axis)
 
 
-def _one_element(original: Callable[..., Any]) -> Callable[..., Any]:
-    def loss_computation(*args: Any, **kwargs: Any) -> list[Tensor]:
-        return [loss.reshape([1]) for loss in original(*args, **kwargs)]
+def _scalar(original: Callable[..., Any]) -> Callable[..., Any]:
+    def forward(self: Any, logits: dict[str, Any], targets: dict[str, Tensor]) -> Tensor:
+        return original(self, logits, targets).reshape([]) + 0.0 * logits["pred_logits"].sum()
 
-    return loss_computation
+    return forward

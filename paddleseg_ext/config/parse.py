@@ -160,15 +160,17 @@ def _output_pairs(raw: RawConfig) -> tuple[OutputPair, ...]:
     for index in range(len(section.get("outputs") or [])):
         key: KeyPath = ("distill", "outputs", index)
         value = _mapping(raw, key, ("student", "teacher", "loss", "weight"), needed=("loss",))
-        indices = []
-        for side in ("student", "teacher"):
-            number = _number(raw, (*key, side)) if side in value else 0
-            if int(number) != number or number < 0:
-                raise ConfigError(f"{raw.where((*key, side))}: the index of an output is expected, but got {number!r}")
-            indices.append(int(number))
         weight = _number(raw, (*key, "weight")) if "weight" in value else 1.0
-        pairs.append(OutputPair(*indices, _component(raw, (*key, "loss")), weight, raw.where(key)))
+        student, teacher = (_output_index(raw, (*key, side)) if side in value else 0 for side in ("student", "teacher"))
+        pairs.append(OutputPair(student, teacher, _component(raw, (*key, "loss")), weight, raw.where(key)))
     return tuple(pairs)
+
+
+def _output_index(raw: RawConfig, key: KeyPath) -> int:
+    value = _number(raw, key)
+    if int(value) != value or value < 0:
+        raise ConfigError(f"{raw.where(key)}: the number of an output, counted from 0, is expected, but got {value!r}")
+    return int(value)
 
 
 def _test_config(raw: RawConfig) -> TestConfig:
@@ -189,7 +191,9 @@ def _test_config(raw: RawConfig) -> TestConfig:
     if "scales" in section:
         scales = section["scales"] if isinstance(section["scales"], list | tuple) else [section["scales"]]
         if not scales or not all(isinstance(s, int | float) and s > 0 for s in scales):
-            raise ConfigError(f"{raw.where(('test_config', 'scales'))}: positive numbers are expected, but got {scales}")
+            raise ConfigError(
+                f"{raw.where(('test_config', 'scales'))}: positive numbers are expected, but got {scales}"
+            )
         section["scales"] = tuple(float(s) for s in scales)
     if section.get("is_slide") and not (section.get("crop_size") and section.get("stride")):
         raise ConfigError(f"{raw.where(('test_config',))}: is_slide needs crop_size and stride")

@@ -112,7 +112,9 @@ def _read_one(path: str) -> tuple[dict[str, Any], dict[KeyPath, str]]:
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: a configuration is a mapping of keys to values, but this is a {type(tree).__name__}")
+        raise ConfigError(
+            f"{path}: a configuration is a mapping of keys to values, but this is a {type(tree).__name__}"
+        )
     if node is not None:
         _collect_origins(node, (), path, origins)
     return tree, origins

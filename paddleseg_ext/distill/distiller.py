@@ -21,7 +21,9 @@ class Pair:
     loss: nn.Layer
     weight: float
 
-    def __call__(self, outputs: Sequence[Tensor], features: dict[str, Tensor], taught: TeacherOutputs, y: Tensor) -> Tensor:
+    def __call__(
+        self, outputs: Sequence[Tensor], features: dict[str, Tensor], taught: TeacherOutputs, y: Tensor
+    ) -> Tensor:
         """The weighted loss. A teacher's logits of another resolution are resized to the student's."""
         if isinstance(self.student, int) and isinstance(self.teacher, int):
             student = outputs[self.student]

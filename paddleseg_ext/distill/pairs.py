@@ -74,13 +74,14 @@ def build_pairs(
         _check_outputs(pair, run)
     for feature in features:
         _check_features(feature, run)
+    wanted: list[OutputPair | FeaturePair] = [*outputs, *features]
     several = len({(p.student, p.teacher) for p in outputs}) > 1
     labels = [p.loss.type + (f"_{p.student}_{p.teacher}" if several else "") for p in outputs]
     labels += [f"{p.loss.type}_{p.student}" for p in features]
-    losses = [build_distill_loss(p.loss, ignore_index) for p in (*outputs, *features)]
+    losses = [build_distill_loss(pair.loss, ignore_index) for pair in wanted]
     return [
         Pair(f"distill/{name}", pair.student, pair.teacher, loss, pair.weight)
-        for name, pair, loss in zip(unique_names(labels), (*outputs, *features), losses, strict=True)
+        for name, pair, loss in zip(unique_names(labels), wanted, losses, strict=True)
     ]
 
 
@@ -98,10 +99,14 @@ def _check_outputs(pair: OutputPair, run: DryRun) -> None:
     shapes = []
     for side, index, available in sides:
         if index >= len(available):
-            raise ConfigError(f"{pair.where}: the {side} has no output {index}; it has {len(available)}, counted from 0")
+            raise ConfigError(
+                f"{pair.where}: the {side} has no output {index}; it has {len(available)}, counted from 0"
+            )
         shape = available[index]
         if shape is None or len(shape) != 4:
-            raise ConfigError(f"{pair.where}: output {index} of the {side} is no map of logits but {shape or 'no tensor'}")
+            raise ConfigError(
+                f"{pair.where}: output {index} of the {side} is no map of logits but {shape or 'no tensor'}"
+            )
         shapes.append(shape)
     if shapes[0][1] != shapes[1][1]:
         raise ConfigError(

@@ -83,6 +83,15 @@ def sum_over_ranks(array: np.ndarray) -> np.ndarray:
     return value.numpy()
 
 
+def mean_over_ranks(values: paddle.Tensor) -> paddle.Tensor:
+    """The mean of a tensor over all ranks."""
+    if world_size() == 1:
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total / world_size()
+
+
 def share_statistics(model: nn.Layer) -> None:
     """Give every rank rank 0's running statistics: they differ where batch norm is not synchronised."""
     if world_size() > 1:

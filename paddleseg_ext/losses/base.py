@@ -21,7 +21,7 @@ class Loss(nn.Layer):
 
     @abstractmethod
     def forward(self, student: Tensor, teacher: Tensor, label: Tensor | None = None) -> Tensor:
-        """The loss of student [N, C, H, W] and teacher [N, C, H, W], with int64 labels [N, H', W'] where pixels may be ignored."""
+        """The loss of student and teacher, both [N, C, H, W], with int64 labels [N, H2, W2] where pixels may be ignored."""
 
     def mask(self, x: Tensor, label: Tensor | None) -> Tensor | None:
         """Where `x` counts, [N, 1, H, W] bool, or None where there is no label or `x` is no map."""

@@ -84,4 +84,6 @@ def _prepared(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Te
     student, teacher = student.astype("float32"), teacher.detach().astype("float32")
     if mask is None:
         return student, teacher
-    return paddle.where(mask, student, paddle.zeros_like(student)), paddle.where(mask, teacher, paddle.zeros_like(teacher))
+    return paddle.where(mask, student, paddle.zeros_like(student)), paddle.where(
+        mask, teacher, paddle.zeros_like(teacher)
+    )

@@ -59,12 +59,12 @@ def load_weights(model: nn.Layer, source: str, *, strict: bool = False) -> LoadR
 
 
 def running_statistics(model: nn.Layer) -> dict[str, paddle.Tensor]:
-    """What a forward changes and a checkpoint keeps: the buffers in a model's state.
+    """What a forward may change and a checkpoint keeps: everything in a model's state that no gradient trains.
 
-    Not `named_buffers`: a tensor that a forward leaves as an attribute of a layer counts as a buffer there.
+    Not `named_buffers`: Paddle's batch norm keeps its statistics as untrained parameters, while any tensor that a forward
+    leaves as an attribute of a layer counts as a buffer.
     """
-    parameters = {name for name, _ in model.named_parameters()}
-    return {name: tensor for name, tensor in model.state_dict().items() if name not in parameters}
+    return {name: tensor for name, tensor in model.state_dict().items() if tensor.stop_gradient}
 
 
 @contextlib.contextmanager

@@ -35,5 +35,5 @@ class ModelTeacher:
         sha = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             sha.update(name.encode())
-            sha.update(np.ascontiguousarray(tensor.numpy()))
+            sha.update(np.ascontiguousarray(tensor.numpy()).tobytes())
         return sha.hexdigest()

@@ -52,7 +52,9 @@ class CheckpointHook:
         self.state.scaler = _plain(self.scaler.state_dict())
         folder = self.store.save(self.model, self.optimizer, self.state)
         if metrics is not None:
-            _log.info("[EVAL] best mIoU %.4f at iter %s, in best_model/", self.state.best_miou, self.state.best_iteration)
+            _log.info(
+                "[EVAL] best mIoU %.4f at iter %s, in best_model/", self.state.best_miou, self.state.best_iteration
+            )
         if progress.stop and progress.iteration < progress.iters:
             _log.warning("stopped after iter %d; go on with --resume_model %s", progress.iteration, folder)
 

@@ -1,13 +1,13 @@
 """The log of training: one line, one record and one point of every curve each `log_iters` iterations."""
 
 import logging
-import math
 import time
 from collections import defaultdict
 
 import numpy as np
 import paddle
 
+from paddleseg_ext.engine import env
 from paddleseg_ext.engine.hooks.sinks import ProgressBar, RecordFile, VisualLog
 from paddleseg_ext.engine.trainer import Progress
 from paddleseg_ext.errors import TrainingError
@@ -70,18 +70,20 @@ class LogHook:
         self.visual.close()
 
     def _look(self) -> None:
-        """Bring the waiting losses to the host in one transfer, check and add them up."""
+        """Bring the waiting losses to the host in one transfer, check them, and add up their means over the ranks."""
         if not self._waiting:
             return
-        flat = paddle.stack([x.astype("float32").reshape([]) for _, losses, _ in self._waiting for x in losses.values()])
-        values = iter(np.asarray(flat.numpy(), np.float64))
+        flat = paddle.stack(
+            [x.astype("float32").reshape([]) for _, losses, _ in self._waiting for x in losses.values()]
+        )
+        own, mean = flat.numpy(), env.mean_over_ranks(flat).numpy()
+        position = 0
         for iteration, losses, files in self._waiting:
-            by_name = {name: float(next(values)) for name in losses}
-            if not all(math.isfinite(v) for v in by_name.values()):
-                said = ", ".join(f"{name} {value:g}" for name, value in by_name.items())
-                raise TrainingError(f"iteration {iteration}: a loss is not finite: {said}; batch: {', '.join(files)}")
-            for name, value in by_name.items():
-                self._sums[name] += value
+            here = slice(position, position + len(losses))
+            position += len(losses)
+            _check(iteration, list(losses), own[here], mean[here], files)
+            for name, value in zip(losses, mean[here], strict=True):
+                self._sums[name] += float(value)
                 self._counts[name] += 1
         self._waiting.clear()
 
@@ -95,9 +97,16 @@ class LogHook:
         if not self.writes:
             return
         total = sum(losses.values())
-        costs = {"lr": progress.lr, "ips": self.batch_size / batch_cost, "batch_cost": batch_cost, "reader_cost": reader_cost}
+        costs = {
+            "lr": progress.lr,
+            "ips": self.batch_size / batch_cost,
+            "batch_cost": batch_cost,
+            "reader_cost": reader_cost,
+        }
         self.records.write({"kind": "train", "iter": progress.iteration, "loss": total, **losses, **costs})
-        self.visual.scalars(progress.iteration, {f"Train/{k}": v for k, v in {"loss": total, **losses, **costs}.items()})
+        self.visual.scalars(
+            progress.iteration, {f"Train/{k}": v for k, v in {"loss": total, **losses, **costs}.items()}
+        )
         left = (progress.iters - progress.iteration) * self._seconds / self._trained
         epoch = (progress.iteration - 1) // self.batches_per_epoch + 1
         _log.info(
@@ -108,3 +117,11 @@ class LogHook:
             *(progress.lr, batch_cost, reader_cost, costs["ips"]),
             time.strftime("%H:%M:%S", time.gmtime(left)) if left < 86400 else f"{left / 3600:.0f} h",
         )
+
+
+def _check(iteration: int, names: list[str], own: np.ndarray, mean: np.ndarray, files: tuple[str, ...]) -> None:
+    if not np.isfinite(own).all():
+        said = ", ".join(f"{name} {value:g}" for name, value in zip(names, own, strict=True))
+        raise TrainingError(f"iteration {iteration}: a loss is not finite: {said}; batch: {', '.join(files)}")
+    if not np.isfinite(mean).all():
+        raise TrainingError(f"iteration {iteration}: a loss is not finite in another process, which says more")

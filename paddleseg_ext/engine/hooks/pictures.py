@@ -2,19 +2,16 @@
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import paddle
 from paddle import nn
-from paddleseg.utils import visualize
 
 from paddleseg_ext.config import TestConfig
 from paddleseg_ext.engine import env
 from paddleseg_ext.engine.evaluate import predict, spread
 from paddleseg_ext.engine.hooks.sinks import VisualLog
+from paddleseg_ext.engine.pictures import Picture, classes_panel, image_panel, write_sheet
 from paddleseg_ext.engine.trainer import Progress
-
-_WIDTH = 256  # pixels of one picture in the sheet
 
 
 class PicturesHook:
@@ -41,7 +38,7 @@ class PicturesHook:
         self.model, self.dataset, self.test_config, self.interval = model, dataset, test_config, interval
         self.folder, self.visual, self.name, self.teacher = folder, visual, name, teacher
         self.indices = spread(len(dataset), count)
-        self._still: list[list[np.ndarray]] = []
+        self._still: list[list[Picture]] = []
 
     def before_run(self, progress: Progress) -> None:
         pass
@@ -50,45 +47,24 @@ class PicturesHook:
         if not progress.due(self.interval) or env.rank() != 0:
             return
         if not self._still:
-            self._still = [self._fixed_columns(index) for index in self.indices]
+            self._still = [self._fixed_panels(index) for index in self.indices]
         self.model.eval()
         rows = []
-        for index, columns in zip(self.indices, self._still, strict=True):
+        for index, panels in zip(self.indices, self._still, strict=True):
             classes = predict(self.model, self.dataset[index], self.test_config)
-            rows.append(np.hstack([*columns, self._drawn(classes, self.name)]))
+            rows.append(np.hstack([*panels, classes_panel(classes, self.name)]))
         self.model.train()
         for position, row in enumerate(rows):
             self.visual.picture(progress.iteration, f"Pictures/{position}", row)
-        self.folder.mkdir(exist_ok=True)
-        widest = max(row.shape[1] for row in rows)
-        sheet = np.vstack([np.pad(row, ((0, 0), (0, widest - row.shape[1]), (0, 0))) for row in rows])
-        cv2.imwrite(str(self.folder / f"iter_{progress.iteration}.png"), sheet[..., ::-1])
+        write_sheet(self.folder / f"iter_{progress.iteration}.png", rows)
 
     def close(self) -> None:
         pass
 
-    def _fixed_columns(self, index: int) -> list[np.ndarray]:
+    def _fixed_panels(self, index: int) -> list[Picture]:
         """What does not change during training: the input, its label, the teacher's prediction."""
         sample = self.dataset[index]
-        label = np.asarray(sample["label"]).squeeze()
-        image = cv2.imread(self.dataset.file_list[index][0], cv2.IMREAD_COLOR)[..., ::-1]
-        columns = [_titled(_scaled(image), "input"), self._drawn(label, "label")]
+        panels = [image_panel(self.dataset, index), classes_panel(np.asarray(sample["label"]).squeeze(), "label")]
         if self.teacher is not None:
-            columns.append(self._drawn(predict(self.teacher, sample, self.test_config), "teacher"))
-        return columns
-
-    def _drawn(self, classes: np.ndarray, title: str) -> np.ndarray:
-        palette = np.array(visualize.get_color_map_list(256), np.uint8).reshape(-1, 3)
-        return _titled(_scaled(palette[classes.astype(np.uint8)], nearest=True), title)
-
-
-def _scaled(rgb: np.ndarray, nearest: bool = False) -> np.ndarray:
-    size = (_WIDTH, max(round(rgb.shape[0] * _WIDTH / rgb.shape[1]), 1))
-    return cv2.resize(np.ascontiguousarray(rgb), size, interpolation=cv2.INTER_NEAREST if nearest else cv2.INTER_AREA)
-
-
-def _titled(rgb: np.ndarray, title: str) -> np.ndarray:
-    """The picture under a white strip with its title, with a white line to its right."""
-    strip = np.full((20, rgb.shape[1], 3), 255, np.uint8)
-    cv2.putText(strip, title, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
-    return np.pad(np.vstack([strip, rgb]), ((0, 2), (0, 4), (0, 0)), constant_values=255)
+            panels.append(classes_panel(predict(self.teacher, sample, self.test_config), "teacher"))
+        return panels

@@ -1,0 +1,114 @@
+"""A run that is killed at any moment and resumed ends as one that was never interrupted."""
+
+import os
+import signal
+import subprocess
+
+import pytest
+
+from tests.cli.conftest import DISTILL, LAUNCH, TRAIN, same_bits
+
+ITERS = 24
+FLAGS = {"do_eval": True, "iters": ITERS, "save_interval": 4}
+
+
+def start(world, launcher, **flags):
+    command = [*LAUNCH, *world.command(launcher, **flags)]
+    return subprocess.Popen(command, cwd=world.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def read_until(process, wanted):
+    """Lines up to the first that holds `wanted`."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if wanted in line:
+            return lines
+    raise AssertionError("".join(lines[-30:]))
+
+
+def results(world, save_dir):
+    files = [f"iter_{ITERS}/model.pdparams", f"iter_{ITERS}/model.pdopt", "best_model/model.pdparams"]
+    contents = [world.weights(f"{save_dir}/{file}") for file in files]
+    contents[1].pop("LR_Scheduler")
+    losses = {r["iter"]: r["loss"] for r in world.records("train", save_dir)}
+    miou = {r["iter"]: r["mIoU"] for r in world.records("eval", save_dir)}
+    return contents, losses, miou
+
+
+@pytest.fixture
+def uninterrupted(world):
+    world.run(DISTILL, save_dir="whole", **FLAGS)
+    return results(world, "whole")
+
+
+def test_killed_twice_while_training_and_once_in_a_save_it_ends_bit_for_bit_the_same(world, uninterrupted):
+    for moment in (f"iter: 6/{ITERS}", f"iter: 13/{ITERS}"):
+        process = start(world, DISTILL, resume_model="auto", **FLAGS)
+        read_until(process, moment)
+        process.kill()
+        process.wait()
+    # Saving a checkpoint writes weights and optimizer, and best_model before them where it is better.
+    world.run(DISTILL, code=-signal.SIGKILL, env={"DIE_IN_SAVE": "2"}, resume_model="auto", **FLAGS)
+    text = world.run(DISTILL, resume_model="auto", **FLAGS)
+    assert "resumed from out/iter_" in text
+    contents, losses, miou = results(world, "out")
+    assert all(same_bits(a, b) for a, b in zip(contents, uninterrupted[0], strict=True))
+    assert losses == uninterrupted[1] and miou == uninterrupted[2]
+    assert not list((world.folder / "out").glob(".*"))
+
+
+def test_sigterm_saves_says_how_to_resume_and_exits_with_0(world, uninterrupted):
+    process = start(world, DISTILL, **FLAGS)
+    read_until(process, f"iter: 5/{ITERS}")
+    process.send_signal(signal.SIGTERM)
+    rest = process.stdout.read()
+    assert process.wait() == 0 and "go on with --resume_model out/iter_" in rest
+    folder = rest.split("--resume_model ")[1].split()[0]
+    assert int(folder.split("_")[-1]) < ITERS
+    world.run(DISTILL, resume_model=folder, **FLAGS)
+    contents, losses, _ = results(world, "out")
+    assert all(same_bits(a, b) for a, b in zip(contents, uninterrupted[0], strict=True))
+    assert losses == uninterrupted[1]
+
+
+def test_resuming_a_finished_run_changes_nothing(world):
+    world.run(TRAIN, iters=4)
+    before = (world.folder / "out/iter_4/model.pdparams").stat().st_mtime_ns
+    world.run(TRAIN, iters=4, resume_model="out/iter_4")
+    assert (world.folder / "out/iter_4/model.pdparams").stat().st_mtime_ns == before
+
+
+def test_without_a_seed_the_run_draws_one_and_resumes_with_it(world):
+    world.run(TRAIN, iters=4, seed=None)
+    text = world.run(TRAIN, iters=8, seed=None, resume_model="auto")
+    seed = text.split("seed ")[1].split()[0]
+    world.run(TRAIN, iters=8, seed=seed, save_dir="again", learning_rate=None)
+    assert same_bits(world.weights("out/iter_8/model.pdparams"), world.weights("again/iter_8/model.pdparams")) is False
+    assert world.records("train")[0]["loss"] == world.records("train", "again")[0]["loss"]
+
+
+def test_a_new_run_in_an_old_folder_never_resumes_from_the_old_ones_checkpoints(world):
+    world.run(TRAIN, iters=8)
+    process = start(world, TRAIN, iters=800)
+    read_until(process, "iter: 2/800")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    text = world.run(TRAIN, iters=1, resume_model="auto")
+    assert "nothing to resume in out, starting anew" in text
+
+
+def test_a_broken_checkpoint_is_refused(world):
+    world.run(TRAIN, iters=4)
+    (world.folder / "out/iter_4/model.pdopt").unlink()
+    text = world.run(TRAIN, iters=8, resume_model="out/iter_4", code=2)
+    assert "error: --resume_model out/iter_4: not a whole checkpoint, model.pdopt is missing" in text
+    text = world.run(TRAIN, iters=8, resume_model="nowhere", code=2)
+    assert "error: --resume_model nowhere: no such folder" in text
+
+
+def test_another_seed_than_the_checkpoints_is_refused(world):
+    world.run(TRAIN, iters=4, seed=1)
+    text = world.run(TRAIN, iters=8, seed=2, resume_model="auto", code=2)
+    assert "error: --seed 2: out/iter_4 was trained with seed 1" in text
+

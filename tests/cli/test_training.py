@@ -1,0 +1,133 @@
+"""train.py and distill_train.py from the command line to the files that they leave."""
+
+import numpy as np
+import paddle
+
+from tests.cli.conftest import DISTILL, TRAIN
+
+
+def test_train_leaves_checkpoints_best_model_metrics_pictures_and_curves(world):
+    text = world.run(TRAIN, do_eval=True, use_vdl=True, keep_checkpoint_max=1)
+    out = world.folder / "out"
+    assert "[TRAIN] epoch: 2, iter: 8/8" in text and "[EVAL] iter: 8" in text
+    assert sorted(p.name for p in out.glob("iter_*")) == ["iter_8"]
+    assert (out / "pictures/iter_4.png").stat().st_size > 1000 and list(out.glob("vdlrecords.*.log"))
+    assert set(paddle.load(str(out / "best_model/model.pdparams"))) == {
+        *("conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias"),
+    }
+    train, evaluations = world.records("train"), world.records("eval")
+    assert [r["iter"] for r in train] == list(range(1, 9)) and [r["iter"] for r in evaluations] == [4, 8]
+    assert train[-1]["CrossEntropyLoss"] < train[0]["CrossEntropyLoss"]
+    assert train[0]["lr"] == 0.05 and {"ips", "batch_cost", "reader_cost"} <= set(train[0])
+    assert len(evaluations[0]["class_iou"]) == 3 and {"mIoU", "accuracy", "kappa", "dice"} <= set(evaluations[0])
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(world):
+    for save_dir, seed in (("a", 1), ("b", 1), ("c", 2)):
+        world.run(TRAIN, save_dir=save_dir, seed=seed, iters=3)
+    a, b, c = (world.weights(f"{d}/iter_3/model.pdparams") for d in "abc")
+    assert all(np.array_equal(a[k], b[k]) for k in a) and not np.array_equal(a["conv1.weight"], c["conv1.weight"])
+
+
+def test_distillation_shows_the_teacher_each_pair_and_each_loss(world):
+    world.run(TRAIN, config="teacher_run.yml", **teacher_run(world))
+    text = world.run(DISTILL, "--teacher_opts", "model.pretrained=teacher/best_model", do_eval=True)
+    assert "weights teacher/best_model: 8 of 8 tensors of ToyNet matched" in text
+    assert "distil distill/KLLoss: output 0 [2, 3, 32, 40] <- teacher output 0 [2, 3, 32, 40], weight 3" in text
+    assert "[TEACHER] mIoU 0." in text and text.index("[TEACHER]") < text.index("[TRAIN]")
+    assert "near chance" not in text and "no weights" not in text
+    record = world.records("train")[0]
+    assert record["loss"] == record["CrossEntropyLoss"] + record["distill/KLLoss"] and record["distill/KLLoss"] > 0
+    student = world.weights("out/iter_8/model.pdparams")
+    assert set(student) == {"conv1.weight", "conv1.bias", "conv2.weight", "conv2.bias"}
+    assert student["conv1.weight"].shape[0] == 8
+
+
+def teacher_run(world):
+    """Train the teacher a little; returns flags and writes teacher_run.yml."""
+    world.student, student = {**world.student, "model": world.teacher["model"]}, world.student
+    (world.folder / "teacher_run.yml").write_text((world.folder / world.changed(iters=60)).read_text())
+    world.student = student
+    return {"save_dir": "teacher", "do_eval": True, "save_interval": 60, "log_iters": 60}
+
+
+def test_a_teacher_without_weights_is_warned_of_twice(world):
+    text = world.run(DISTILL, do_eval=True, iters=1, teacher_eval_images=2)
+    assert "the teacher has no weights: teacher.yml has no model.pretrained" in text
+    assert "[TEACHER]" in text and "(2 images" in text
+    assert "near chance" in text
+
+
+def test_outputs_and_features_are_distilled_at_once_as_the_tutorial_writes_it(world):
+    world.teacher["model"].update(width=8)
+    world.write(
+        distill__py="""
+from paddleslim.dygraph.dist import AdaptorBase
+
+def prepare_distill_adaptor():
+    class StudentAdaptor(AdaptorBase):
+        def mapping_layers(self):
+            mapping_layers = {}
+            mapping_layers['hidden_0'] = 'conv1'
+            if self.add_tensor:
+                mapping_layers["hidden_1"] = self.model.flat
+            return mapping_layers
+
+    class TeatherAdaptor(AdaptorBase):
+        def mapping_layers(self):
+            mapping_layers = {}
+            mapping_layers['hidden_0'] = 'conv1'
+            if self.add_tensor:
+                mapping_layers["hidden_1"] = self.model.flat
+            return mapping_layers
+
+    return StudentAdaptor, TeatherAdaptor
+
+def prepare_distill_config():
+    config = {'feature_type': 'hidden', 'loss_function': 'SegChannelwiseLoss', 'weight': 1.0}
+    return [{**config, 's_feature_idx': i, 't_feature_idx': i} for i in (0, 1)]
+"""
+    )
+    command = {"teacher_config": None, "teather_config": "teacher.yml", "distill_config": "distill.py"}
+    text = world.run(DISTILL, iters=2, **command)
+    assert "feature hidden_0 [2, 8, 16, 20] <- teacher feature hidden_0 [2, 8, 16, 20], weight 1" in text
+    assert "feature hidden_1 [2, 8, 320] <- teacher feature hidden_1 [2, 8, 320], weight 1" in text
+    losses = {"CrossEntropyLoss", "distill/KLLoss", "distill/SegChannelwiseLoss_hidden_0", "distill/SegChannelwiseLoss_hidden_1"}
+    assert all(0 < world.records("train")[-1][name] < 100 for name in losses)
+
+
+def test_a_student_with_more_outputs_than_its_teacher_distils_the_first(world):
+    config = world.changed(model__outputs=3, loss__coef=[1, 0.4, 0.4])
+    text = world.run(DISTILL, student_config=config, iters=1)
+    assert "distil distill/KLLoss: output 0" in text and "output 1" not in text
+    names = {"CrossEntropyLoss_0", "CrossEntropyLoss_1", "CrossEntropyLoss_2", "distill/KLLoss"}
+    assert names <= set(world.records("train")[0])
+
+
+def test_several_losses_on_one_output_and_pairs_of_other_outputs(world):
+    world.student["distill_loss"] = {
+        "types": [{"type": "KLLoss"}, {"type": "SegChannelwiseLoss"}, {"type": "KLLoss", "temperature": 4}],
+        "coef": [3, 1, 1],
+    }
+    world.write()
+    world.run(DISTILL, iters=1)
+    names = {"distill/KLLoss_0", "distill/SegChannelwiseLoss", "distill/KLLoss_1"}
+    assert names <= set(world.records("train")[0])
+    pairs = [{"student": 1, "teacher": 0, "loss": {"type": "KLLoss"}, "weight": 2}]
+    config = world.changed(model__outputs=2, loss__coef=[1, 0.4], distill={"outputs": pairs})
+    assert "output 1 [2, 3, 32, 40] <- teacher output 0" in world.run(DISTILL, student_config=config, iters=1)
+
+
+def test_bf16_training_runs_and_saves_float32_weights(world):
+    world.run(DISTILL, precision="bf16", do_eval=True, iters=4)
+    assert {str(v.dtype) for v in world.weights("out/iter_4/model.pdparams").values()} == {"float32"}
+    assert all(np.isfinite(r["loss"]) for r in world.records("train"))
+
+
+def test_test_config_reaches_the_evaluation(world):
+    plain = world.changed()
+    world.run(TRAIN, config=plain, do_eval=True, iters=4)
+    options = {"is_slide": True, "crop_size": [16, 16], "stride": [16, 16]}
+    world.run(TRAIN, config=world.changed(test_config=options), do_eval=True, iters=4, save_dir="slide")
+    assert world.records("eval")[0]["mIoU"] != world.records("eval", "slide")[0]["mIoU"]
+    assert world.records("train")[3]["loss"] == world.records("train", "slide")[3]["loss"]
