@@ -12,7 +12,6 @@ def apply() -> None:
     import paddleseg.transforms  # noqa: F401
 
     from paddleseg_ext.compat import (
-        contrast_labels,
         espnetv1_channels,
         fixed_names,
         ignored_options,
@@ -21,6 +20,7 @@ def apply() -> None:
         label_as_image,
         maskformer_batch,
         missing_operator,
+        nothing_to_contrast,
         pretrained_path,
         size_one_arrays,
         squeezed_axes,
@@ -37,7 +37,7 @@ def apply() -> None:
         zero_dim,
         size_one_arrays,
         sync_batch_norm,
-        contrast_labels,
+        nothing_to_contrast,
         squeezed_axes,
         written_arguments,
         interpolated_labels,

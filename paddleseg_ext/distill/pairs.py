@@ -70,15 +70,15 @@ def build_pairs(
     Raises:
         ConfigError: an output or feature does not exist, or the two shapes cannot be compared.
     """
+    wanted: list[OutputPair | FeaturePair] = [*outputs, *features]
+    losses = [build_distill_loss(pair.loss, ignore_index) for pair in wanted]
     for pair in outputs:
         _check_outputs(pair, run)
     for feature in features:
         _check_features(feature, run)
-    wanted: list[OutputPair | FeaturePair] = [*outputs, *features]
     several = len({(p.student, p.teacher) for p in outputs}) > 1
     labels = [p.loss.type + (f"_{p.student}_{p.teacher}" if several else "") for p in outputs]
     labels += [f"{p.loss.type}_{p.student}" for p in features]
-    losses = [build_distill_loss(pair.loss, ignore_index) for pair in wanted]
     return [
         Pair(f"distill/{name}", pair.student, pair.teacher, loss, pair.weight)
         for name, pair, loss in zip(unique_names(labels), wanted, losses, strict=True)

@@ -54,9 +54,7 @@ def test_augmented_inference_takes_every_kind_of_scales(scales, flip):
 
     image, label = _image()
     trans_info = [("resize", (32, 48))]
-    pred, _ = aug_inference(
-        Threshold(), image, trans_info, scales=scales, flip_horizontal=flip, flip_vertical=flip
-    )
+    pred, _ = aug_inference(Threshold(), image, trans_info, scales=scales, flip_horizontal=flip, flip_vertical=flip)
     assert pred.shape == [1, 1, 32, 48]
     assert (pred.numpy()[0, 0] == label).mean() > 0.85
 

