@@ -83,7 +83,9 @@ def _read_with_bases(path: str, children: tuple[str, ...]) -> tuple[dict[str, An
     tree, origins = _read_one(path)
     bases = tree.pop("_base_", [])
     for base in [bases] if isinstance(bases, str) else bases:
-        base_tree, base_origins = _read_with_bases(os.path.join(os.path.dirname(path), base), (*children, real))
+        base_tree, base_origins = _read_with_bases(
+            os.path.normpath(os.path.join(os.path.dirname(path), base)), (*children, real)
+        )
         tree = _merge(tree, base_tree)
         origins = {**base_origins, **origins}
     tree.pop("_inherited_", None)

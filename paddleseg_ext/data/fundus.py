@@ -29,15 +29,15 @@ def draw_fundus(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.nda
     image = _background(rng, x, y, short)
     side = rng.choice((-1, 1))
     disc = np.array(middle) + (side * rng.uniform(0.1, 0.34) * short, rng.uniform(-0.22, 0.22) * short)
-    axes = rng.uniform(0.055, 0.09) * short * np.array((1, rng.uniform(0.95, 1.2)))
+    axes = rng.uniform(0.075, 0.12) * short * np.array((1, rng.uniform(0.95, 1.2)))
     pale = np.array((rng.uniform(90, 130), rng.uniform(165, 205), rng.uniform(210, 240)), np.float32)
-    for _ in range(rng.integers(2, 6)):  # pale spots, as large and as bright as the disc may be
+    for _ in range(rng.integers(1, 5)):  # pale spots, nearly as large and as bright as the disc
         spot = np.array(middle) + rng.uniform(-0.36, 0.36, 2) * short
-        if np.hypot(*(spot - disc)) > 0.2 * short:
-            shape = rng.uniform(0.03, 0.085, 2) * short
-            _blend(image, _ellipse(x, y, spot, shape, rng.uniform(0, np.pi), 0.25), pale, rng.uniform(0.35, 0.8))
+        if np.hypot(*(spot - disc)) > 0.24 * short:
+            shape = rng.uniform(0.025, 0.08, 2) * short
+            _blend(image, _ellipse(x, y, spot, shape, rng.uniform(0, np.pi), 0.25), pale, rng.uniform(0.2, 0.6))
     angle = rng.uniform(-0.3, 0.3)
-    _blend(image, _ellipse(x, y, disc, axes, angle, 0.12), pale, rng.uniform(0.4, 0.85))
+    _blend(image, _ellipse(x, y, disc, axes, angle, 0.12), pale, rng.uniform(0.45, 0.9))
     cup = _ellipse(x, y, disc + rng.uniform(-2, 2, 2) * _SCALE, axes * rng.uniform(0.35, 0.6), angle, 0.3)
     _blend(image, cup, pale + 25, rng.uniform(0.2, 0.6))
     _draw_vessels(rng, image, disc, -side, short)
@@ -109,7 +109,7 @@ class FundusDataset(Dataset):
         edge: bool = False,
         train: int = 160,
         val: int = 60,
-        image_size: tuple[int, int] = (192, 192),
+        image_size: tuple[int, int] = (128, 128),
     ) -> None:
         write_fundus(dataset_root, train, val, (image_size[0], image_size[1]))
         super().__init__(
