@@ -111,4 +111,3 @@ def test_another_seed_than_the_checkpoints_is_refused(world):
     world.run(TRAIN, iters=4, seed=1)
     text = world.run(TRAIN, iters=8, seed=2, resume_model="auto", code=2)
     assert "error: --seed 2: out/iter_4 was trained with seed 1" in text
-

@@ -92,7 +92,12 @@ def prepare_distill_config():
     text = world.run(DISTILL, iters=2, **command)
     assert "feature hidden_0 [2, 8, 16, 20] <- teacher feature hidden_0 [2, 8, 16, 20], weight 1" in text
     assert "feature hidden_1 [2, 8, 320] <- teacher feature hidden_1 [2, 8, 320], weight 1" in text
-    losses = {"CrossEntropyLoss", "distill/KLLoss", "distill/SegChannelwiseLoss_hidden_0", "distill/SegChannelwiseLoss_hidden_1"}
+    losses = {
+        "CrossEntropyLoss",
+        "distill/KLLoss",
+        "distill/SegChannelwiseLoss_hidden_0",
+        "distill/SegChannelwiseLoss_hidden_1",
+    }
     assert all(0 < world.records("train")[-1][name] < 100 for name in losses)
 
 

@@ -77,7 +77,9 @@ def test_augmentation_differs_between_epochs_and_between_seeds():
     plain = images_by_file(TrainLoader(Noisy(), sampler(stop=10)))
     by_epoch = [{f: x for batch in plain[e : e + 5] for f, x in batch.items()} for e in (0, 5)]
     assert not np.array_equal(by_epoch[0]["image_0.png"], by_epoch[1]["image_0.png"])
-    reseeded = {f: x for batch in images_by_file(TrainLoader(Noisy(), sampler(seed=8, stop=5))) for f, x in batch.items()}
+    reseeded = {
+        f: x for batch in images_by_file(TrainLoader(Noisy(), sampler(seed=8, stop=5))) for f, x in batch.items()
+    }
     assert not np.array_equal(by_epoch[0]["image_0.png"], reseeded["image_0.png"])
 
 
@@ -100,5 +102,7 @@ def test_a_batch_has_int64_labels_its_files_and_the_data_sets_other_arrays():
 
 
 def test_images_of_different_sizes_in_a_batch_are_named():
-    with pytest.raises(DataError, match=r"differ in size after the transforms; add a Resize or a crop: image_\d.png \(\d+, 4\)"):
+    with pytest.raises(
+        DataError, match=r"differ in size after the transforms; add a Resize or a crop: image_\d.png \(\d+, 4\)"
+    ):
         next(iter(TrainLoader(Noisy(size=0), sampler())))

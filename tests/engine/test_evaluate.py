@@ -48,7 +48,9 @@ class Identity(nn.Layer):
 
 
 def expected(dataset, indices):
-    scores = paddle.nn.functional.interpolate(paddle.to_tensor(dataset.images[indices]), [24, 32], mode="bilinear").numpy()
+    scores = paddle.nn.functional.interpolate(
+        paddle.to_tensor(dataset.images[indices]), [24, 32], mode="bilinear"
+    ).numpy()
     prediction, label = scores.argmax(1), dataset.labels[indices]
     valid = label != 255
     iou, accuracy = [], (prediction == label)[valid].mean()

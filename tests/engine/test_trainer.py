@@ -112,7 +112,9 @@ def same_start():
 
 
 def test_a_loss_that_is_not_finite_stops_training_and_names_iteration_losses_and_files(tmp_path):
-    with pytest.raises(TrainingError, match=r"iteration 6: a loss is not finite: first [\d.e+-]+, second nan; batch: a5.png, b5.png"):
+    with pytest.raises(
+        TrainingError, match=r"iteration 6: a loss is not finite: first [\d.e+-]+, second nan; batch: a5.png, b5.png"
+    ):
         run(Step(bad=6), [log_hook(tmp_path)])
 
 
