@@ -28,7 +28,10 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def log_softmax(x: Tensor, axis: int) -> Tensor:
-    """As paddle.nn.functional.log_softmax, whose CPU kernel takes time quadratic in the length of `axis` (Paddle 3.3.1)."""
+    """x - log(sum(exp(x))) over `axis`, as paddle.nn.functional.log_softmax.
+
+    Paddle 3.3.1's own CPU kernel takes time quadratic in the length of the axis and cuts the result off at -64.
+    """
     x = x - x.detach().max(axis=axis, keepdim=True)
     return x - x.exp().sum(axis=axis, keepdim=True).log()
 

@@ -20,7 +20,8 @@ def build_model(
         in_channels: image channels of the data set, likewise.
         name_prefix: before Paddle's parameter names. Each model is named from zero, so that its parameter names (the keys of
             an optimizer's state) do not depend on what else the process has built.
-        strict: `pretrained` weights of another shape are an error; else they are left out, as fine-tuning needs.
+        strict: the model is used as its `pretrained` weights have it, as a teacher is: weights of another shape are an error,
+            and the backbone's own `pretrained` is not fetched. Else such weights are left out, as fine-tuning needs.
 
     Returns:
         The model, and how its own `pretrained` matched (None where it has none).
@@ -29,6 +30,14 @@ def build_model(
         ConfigError, WeightsError
     """
     component = _synchronised(component, num_classes, in_channels)
+    backbone = component.params.get("backbone")
+    if (
+        strict
+        and component.params.get("pretrained")
+        and isinstance(backbone, Component)
+        and "pretrained" in backbone.params
+    ):
+        component = component.with_params(backbone=backbone.with_params(pretrained=None))
     with paddle.utils.unique_name.guard(name_prefix), reported_loading() as reports:
         model = registry.build(component, "model", part_kinds=("backbone", "model", "loss"))
     own = next((report for report in reports if report.model is model), None)

@@ -1,0 +1,97 @@
+"""What the two READMEs say: the same in both languages, about files that exist, by commands that run."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from paddleseg_ext.data.fundus import write_fundus
+
+ROOT = Path(__file__).resolve().parents[1]
+READMES = [ROOT / "README.md", ROOT / "README_cn.md"]
+# The tutorial's own models and data on a scale that takes seconds: other sizes, and no download.
+SMALL = ["--iters", "2", "--save_interval", "1", "--batch_size", "2", "--log_iters", "1", "--device", "cpu", "--opts"]
+SMALL += [f"{part}_dataset.transforms.0.target_size=[64, 64]" for part in ("train", "val")]
+
+
+def commands(readme):
+    """Every command line of the fenced bash blocks, continuation lines joined, comments left out."""
+    blocks = re.findall(r"```bash\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
+
+
+def test_both_languages_give_the_same_commands_and_figures():
+    english, chinese = READMES
+    assert commands(english) == commands(chinese)
+    figures = [re.findall(r"\d\.\d{3,4}", readme.read_text(encoding="utf-8")) for readme in READMES]
+    assert figures[0] and figures[0] == figures[1]
+
+
+@pytest.mark.parametrize("page", [*READMES, *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name)
+def test_every_link_to_a_file_leads_somewhere(page):
+    targets = re.findall(r"\]\((?!https?://)([^)#]+)\)", page.read_text(encoding="utf-8"))
+    assert [t for t in targets if not (page.parent / t).exists()] == []
+
+
+def test_every_make_target_named_exists():
+    makefile = (ROOT / "Makefile").read_text()
+    named = {words[1] for words in commands(READMES[0]) if words[0] == "make"}
+    assert named >= {"quickstart", "setup"}
+    assert [target for target in named if not re.search(rf"^{target}:", makefile, re.MULTILINE)] == []
+
+
+def test_the_example_distill_config_is_what_the_loader_reads(tmp_path):
+    code = re.search(r"```python\n(.*?)```", READMES[0].read_text(), re.DOTALL)[1]
+    (tmp_path / "mine.py").write_text(code)
+    from paddleseg_ext.distill.user_file import load_user_file
+
+    user = load_user_file(str(tmp_path / "mine.py"))
+    assert [(p.student, p.teacher, p.loss.type, p.weight) for p in user.pairs] == [
+        ("hidden_0", "hidden_0", "SegChannelwiseLoss", 50.0)
+    ]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """The project with drawn images where the tutorial's data belong."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("train.py", "slim", "configs", "paddleseg_ext", "tools", "deploy"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "data").mkdir()
+    write_fundus(str(folder / "data/optic_disc_seg"), train=4, val=2, size=(64, 64))
+    return folder
+
+
+def test_the_tutorial_runs_word_for_word_teacher_student_and_distillation(checkout):
+    tutorial = [words for words in commands(READMES[0]) if words[1:2] and words[1].endswith("train.py")]
+    assert len(tutorial) == 3
+    for command in tutorial:
+        # ImageNet weights are a download, which the tests do without; distillation does not need the teacher's.
+        text = run(checkout, [sys.executable, *command[1:], *SMALL, "model.backbone.pretrained=null"])
+        save_dir = checkout / command[command.index("--save_dir") + 1]
+        assert (save_dir / "best_model/model.pdparams").is_file()
+        assert (save_dir / "pictures").is_dir()
+    assert re.search(r"\[TEACHER\] mIoU 0\.\d{4}", text)
+    assert "distill/KLLoss" in text
+
+
+def test_the_newer_tutorials_paths_and_its_spelling_work_too(checkout):
+    """PaddleSeg moved the scripts to tools/ and deploy/slim/; the configuration is a first-edition file name there too."""
+    configs = "./configs/quick_start/deeplabv3p_resnet{}_os8_optic_disc_512x512_1k_{}.yml"
+    student = configs.format(18, "student")
+    common = [*("--num_workers", "0", "--seed", "0", "--save_dir", "output/newer"), *SMALL]
+    run(checkout, [sys.executable, "tools/train.py", "--config", student, *common])
+    # A teacher of the student's kind is enough here, and quicker.
+    distill = ["deploy/slim/distill/distill_train.py", "--teather_config", student, "--student_config", student]
+    weights = "model.pretrained=output/newer/iter_2/model.pdparams"
+    run(checkout, [sys.executable, *distill, "--teacher_opts", weights, *common])
+
+
+def run(folder, command):
+    done = subprocess.run(command, cwd=folder, text=True, timeout=300, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
