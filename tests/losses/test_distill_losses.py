@@ -79,7 +79,9 @@ def run(loss, student, teacher, label):
 
 
 def test_every_registered_distillation_loss_is_held_to_the_contract():
-    ours = {n for n in registry.names("loss") if issubclass(registry.component_class(Component(n, {}, ""), "loss"), Loss)}
+    ours = {
+        n for n in registry.names("loss") if issubclass(registry.component_class(Component(n, {}, ""), "loss"), Loss)
+    }
     assert ours == {name.split()[0] for name in CASES}
 
 
@@ -203,7 +205,9 @@ def test_labels_may_be_left_out_where_every_pixel_counts(name):
     loss, formula = make(name)
     student, teacher, label = example(ignored=0)
     value, *_ = run(loss, student, teacher, None)
-    np.testing.assert_allclose(value.numpy(), formula(*(x.astype("float64") for x in (student, teacher)), label), rtol=2e-5)
+    np.testing.assert_allclose(
+        value.numpy(), formula(*(x.astype("float64") for x in (student, teacher)), label), rtol=2e-5
+    )
 
 
 def test_kl_loss_agrees_with_paddlesegs():

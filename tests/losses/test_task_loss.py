@@ -104,7 +104,9 @@ def test_a_model_with_its_own_loss_is_asked_for_it():
 
 
 def test_another_number_of_outputs_than_losses_says_how_to_write_it():
-    message = r"s.yml: loss: the model has 3 outputs in training and needs as many losses, but there are 1 \(one type with 3"
+    message = (
+        r"s.yml: loss: the model has 3 outputs in training and needs as many losses, but there are 1 \(one type with 3"
+    )
     with pytest.raises(ConfigError, match=message):
         task(term("CrossEntropyLoss"))(logits(3), batch())
 

@@ -1,0 +1,109 @@
+"""The step of distillation."""
+
+import numpy as np
+import paddle
+import pytest
+from nets import Net, TutorialModel, adaptor, batch, loss, task_loss
+
+from paddleseg_ext.distill.distiller import Distiller, Pair
+from paddleseg_ext.distill.recorder import Recorder, no_features
+from paddleseg_ext.losses.functional import resize
+from paddleseg_ext.teachers import ModelTeacher
+
+
+@pytest.fixture
+def models():
+    paddle.seed(7)
+    return Net(outputs=2, dropout=0), Net(width=8)
+
+
+def distiller(student, teacher, *pairs, outputs=2):
+    taught = ModelTeacher(teacher, no_features(teacher))
+    return Distiller(student, no_features(student), taught, task_loss(student, outputs), pairs)
+
+
+def test_every_loss_is_weighted_and_has_its_name(models):
+    student, teacher = models
+    sample = batch()
+    step = distiller(student, teacher, Pair("distill/KLLoss", 0, 0, loss(), 3.0))
+    result = step(sample)
+    assert list(result.losses) == ["Resized_0", "Resized_1", "distill/KLLoss"]
+    outputs = student(sample.images)
+    wanted = 3 * loss()(outputs[0], teacher(sample.images)[0], sample.labels)
+    assert float(result.losses["distill/KLLoss"]) == pytest.approx(float(wanted), rel=1e-5)
+    assert len(result.logits) == 2 and all(x.stop_gradient for x in result.logits)
+
+
+def test_the_student_learns_and_the_teacher_does_not(models):
+    student, teacher = models
+    step = distiller(student, teacher, Pair("kd", 0, 0, loss(), 1.0))
+    step.train()
+    step(batch()).losses["kd"].backward()
+    assert student.stem[0].weight.grad is not None and student.heads[0].weight.grad is not None
+    assert all(p.grad is None and p.stop_gradient for p in teacher.parameters())
+    assert not teacher.training
+
+
+def test_the_teacher_is_no_part_of_the_step(models):
+    student, teacher = models
+    step = distiller(student, teacher)
+    assert {id(p) for p in step.parameters()} == {id(p) for p in student.parameters()}
+    assert {name.removeprefix("student.") for name in step.state_dict()} == set(student.state_dict())
+
+
+def test_a_teacher_of_another_resolution_is_brought_to_the_students(models):
+    student, _ = models
+    teacher, sample = Net(stride=4), batch()
+    value = distiller(student, teacher, Pair("kd", 1, 0, loss(), 1.0))(sample).losses["kd"]
+    taught = ModelTeacher(teacher, no_features(teacher))(sample).logits[0]
+    assert taught.shape[2:] == [2, 2]
+    wanted = loss()(student(sample.images)[1], resize(taught, (8, 8)), sample.labels)
+    assert float(value) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_outputs_and_features_are_distilled_at_once(models):
+    student, teacher = models[0], Net(width=6)
+    pairs = [Pair("out", 0, 0, loss(), 1.0), Pair("feature", "hidden_0", "hidden_0", loss("SegChannelwiseLoss"), 5.0)]
+    with (
+        Recorder(adaptor(student, {"hidden_0": "stem"})) as caught,
+        Recorder(adaptor(teacher, {"hidden_0": "stem"})) as t,
+    ):
+        step = Distiller(student, caught, ModelTeacher(teacher, t), task_loss(student, 2), pairs)
+        losses = step(batch()).losses
+        losses["feature"].backward()
+    assert float(losses["out"]) > 0 and float(losses["feature"]) > 0
+    assert student.stem[0].weight.grad is not None and student.heads[0].weight.grad is None
+
+
+def test_the_tutorials_model_learns_its_teachers_reshaped_tensor():
+    paddle.seed(0)
+    student, teacher = TutorialModel(), TutorialModel()
+    names = {"hidden_0": "conv2"}, {"hidden_1": lambda m: m.reshape_out}
+    pairs = [Pair(key, key, key, loss("SegChannelwiseLoss", temperature=1), 1.0) for key in ("hidden_0", "hidden_1")]
+
+    class NoTask:
+        def __call__(self, outputs, batch):
+            return {}
+
+    with Recorder(adaptor(student, *names)) as caught, Recorder(adaptor(teacher, *names)) as taught:
+        step = Distiller(student, caught, ModelTeacher(teacher, taught), NoTask(), pairs)
+        optimizer = paddle.optimizer.Adam(0.01, parameters=student.parameters())
+        history = []
+        for _ in range(150):
+            total = sum(step(batch()).losses.values())
+            total.backward()
+            optimizer.step()
+            optimizer.clear_grad()
+            history.append(float(total))
+    assert history[-1] < 0.2 * history[0]
+
+
+def test_the_students_random_numbers_do_not_depend_on_the_teacher():
+    """A teacher in eval mode draws none, so that a student alone and a distilled one start alike."""
+    drawn = []
+    for teacher in (Net(), Net(width=16, outputs=2)):
+        paddle.seed(11)
+        student = Net()
+        paddle.seed(12)
+        drawn.append(distiller(student, teacher, outputs=1)(batch(seed=5)).logits[0].numpy())
+    assert np.array_equal(*drawn)
