@@ -12,6 +12,7 @@ def apply() -> None:
     import paddleseg.transforms  # noqa: F401
 
     from paddleseg_ext.compat import (
+        downloads,
         espnetv1_channels,
         fixed_names,
         ignored_options,
@@ -48,6 +49,7 @@ def apply() -> None:
         undefined_name,
         fixed_names,
         missing_operator,
+        downloads,
         espnetv1_channels,
         unloaded_weights,  # after every other change of these constructors: weights go in last
         maskformer_batch,

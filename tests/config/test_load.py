@@ -1,0 +1,256 @@
+"""PaddleSeg's YAML files, read as PaddleSeg reads them, with errors that name file, line and key."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from paddleseg_ext import config as configuration
+from paddleseg_ext.errors import ConfigError
+
+BASE = """
+batch_size: 2
+iters: 80000
+train_dataset:
+  type: Cityscapes
+  dataset_root: data/cityscapes
+  transforms:
+    - type: ResizeStepScaling
+      min_scale_factor: 0.5
+    - type: RandomPaddingCrop
+      crop_size: [1024, 512]
+    - type: Normalize
+  mode: train
+val_dataset:
+  type: Cityscapes
+  dataset_root: data/cityscapes
+  transforms: [{type: Normalize}]
+  mode: val
+optimizer:
+  type: sgd
+  momentum: 0.9
+  weight_decay: 4.0e-5
+lr_scheduler:
+  type: PolynomialDecay
+  learning_rate: 0.01
+  end_lr: 0
+  power: 0.9
+loss:
+  types:
+    - type: CrossEntropyLoss
+  coef: [1]
+model:
+  type: BiSeNetV2
+  pretrained: null
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    (tmp_path / "base.yml").write_text(BASE)
+
+    def file(text, name="s.yml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    return file
+
+
+@pytest.fixture
+def load(write):
+    return lambda text, **arguments: configuration.load(write(f"_base_: base.yml\n{text}"), **arguments)
+
+
+def error(load, *arguments, **options):
+    with pytest.raises(ConfigError) as caught:
+        load(*arguments, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return re.sub(r"/[\w/.-]+/", "", message)
+
+
+def test_a_file_goes_over_its_base_key_by_key(load):
+    config = load("batch_size: 4\noptimizer: {weight_decay: 1.0e-4}\n")
+    assert (config.batch_size, config.iters) == (4, 80000)
+    assert config.optimizer.type == "sgd" and config.optimizer.params == {"momentum": 0.9, "weight_decay": 1e-4}
+
+
+def test_lists_are_replaced_and_not_joined(load):
+    config = load("train_dataset: {transforms: [{type: Normalize}]}")
+    assert [t.type for t in config.train_dataset.params["transforms"]] == ["Normalize"]
+
+
+def test_inherited_false_drops_the_bases_mapping(load):
+    assert load("optimizer: {_inherited_: False, type: adam}").optimizer.params == {}
+
+
+def test_a_base_has_bases_relative_to_itself(write):
+    write("_base_: ../base.yml\niters: 7", "sub/middle.yml")
+    config = configuration.load(write("_base_: sub/middle.yml\nbatch_size: 3"))
+    assert (config.iters, config.batch_size) == (7, 3)
+
+
+def test_flags_go_over_the_file(load):
+    config = load("", batch_size=8, iters=5, learning_rate=0.5, opts=["iters=6", "optimizer.momentum=0.5"])
+    assert (config.batch_size, config.iters) == (8, 5)
+    assert config.lr_scheduler.params["learning_rate"] == 0.5 and config.optimizer.params["momentum"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("1e-4", 1e-4),
+        ("[64, 64]", [64, 64]),
+        ("null", None),
+        ("True", True),
+        ("false", False),
+        ("a/b.c", "a/b.c"),
+    ],
+)
+def test_opts_are_typed_as_written(load, text, value):
+    assert load("", opts=[f"model.pretrained={text}"]).model.params["pretrained"] == value
+
+
+def test_opts_reach_into_lists(load):
+    config = load("", opts=["train_dataset.transforms.1.crop_size=[8, 8]", "loss.coef.0=2"])
+    assert config.train_dataset.params["transforms"][1].params["crop_size"] == [8, 8] and config.loss[0].coef == 2
+
+
+def test_numbers_in_scientific_notation_are_numbers(load):
+    assert load("optimizer: {weight_decay: 1e-3}").optimizer.params["weight_decay"] == 1e-3
+
+
+def test_one_loss_for_several_outputs_and_one_coefficient_for_several_losses(load):
+    terms = load("loss: {types: [{type: CrossEntropyLoss}], coef: [1, 0.4]}").loss
+    assert [(t.loss.type, t.coef, t.output) for t in terms] == [
+        ("CrossEntropyLoss", 1, 0),
+        ("CrossEntropyLoss", 0.4, 1),
+    ]
+    terms = load("loss: {types: [{type: CrossEntropyLoss}, {type: DiceLoss}], coef: [0.5]}").loss
+    assert [(t.loss.type, t.coef, t.output) for t in terms] == [("CrossEntropyLoss", 0.5, 0), ("DiceLoss", 0.5, 1)]
+
+
+def test_a_mixed_loss_holds_its_parts(load):
+    text = "{type: MixedLoss, losses: [{type: CrossEntropyLoss}, {type: LovaszSoftmaxLoss}], coef: [0.8, 0.2]}"
+    (term,) = load(f"loss: {{types: [{text}], coef: [1]}}").loss
+    assert [part.type for part in term.loss.params["losses"]] == ["CrossEntropyLoss", "LovaszSoftmaxLoss"]
+
+
+def test_what_several_distillation_losses_compare_is_left_open(load):
+    terms = load("distill_loss: {types: [{type: KLLoss}, {type: SegChannelwiseLoss}], coef: [3, 1]}").distill_loss
+    assert [(t.loss.type, t.coef, t.output) for t in terms] == [("KLLoss", 3, None), ("SegChannelwiseLoss", 1, None)]
+    terms = load("distill_loss: {types: [{type: KLLoss}], coef: [3, 1]}").distill_loss
+    assert [t.output for t in terms] == [0, 1]
+
+
+def test_pairs_of_outputs(load):
+    (pair,) = load(
+        "distill: {outputs: [{student: 1, loss: {type: KLLoss, temperature: 2}, weight: 3}]}"
+    ).distill_outputs
+    assert (pair.student, pair.teacher, pair.weight, pair.loss.params) == (1, 0, 3, {"temperature": 2})
+
+
+def test_test_config(load):
+    text = (
+        "{aug_eval: True, scales: [0.5, 1], flip_horizontal: True, is_slide: True, crop_size: [32, 16], stride: [8, 8]}"
+    )
+    config = load(f"test_config: {text}").test_config
+    assert config.scales == (0.5, 1.0) and config.crop_size == (32, 16) and config.flip_horizontal
+    assert load("").test_config == configuration.TestConfig()
+
+
+def test_a_teachers_file_needs_nothing_but_its_model(write):
+    assert configuration.load(write("model: {type: ENet}"), model_only=True).model.type == "ENet"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("batchsize: 3", "s.yml:2: batchsize: unknown key 'batchsize'; closest: 'batch_size'"),
+        ("batch_size: 2.5", "s.yml:2: batch_size: a whole number of at least 1 is expected, but got 2.5"),
+        ("iters: 0", "s.yml:2: iters: a whole number of at least 1 is expected, but got 0"),
+        ("iters: yes", "s.yml:2: iters: a number is expected, but got True"),
+        ("model:\n  typ: ENet\n  _inherited_: False", "model: the key 'type' is missing; closest: 'typ'"),
+        ("model: [ENet]", "s.yml:2: model: a mapping with a 'type' is expected, but got ['ENet']"),
+        ("loss: {types: [{type: DiceLoss}]}", "s.yml:2: loss.coef"),
+        ("loss: {typs: []}", "s.yml:2: loss.typs: unknown key 'typs'; closest: 'types'"),
+        (
+            "loss: {types: [{type: A}, {type: B}], coef: [1, 2, 3]}",
+            "loss: 2 types need as many coef, or one, but there are 3",
+        ),
+        ("loss: {coef: [x]}", "s.yml:2: loss.coef[0]: a number is expected, but got 'x'"),
+        ("loss: {coef: []}", "s.yml:2: loss.coef: a list is expected, but got []"),
+        ("distill: {output: []}", "s.yml:2: distill.output: unknown key 'output'; closest: 'outputs'"),
+        ("distill: {outputs: [{student: 0}]}", "s.yml:2: distill.outputs[0]: the key 'loss' is missing"),
+        (
+            "distill: {outputs: [{student: -1, loss: KLLoss}]}",
+            "outputs[0].student: the number of an output, counted from 0",
+        ),
+        ("test_config: {is_slide: True}", "s.yml:2: test_config: is_slide needs crop_size and stride"),
+        ("test_config: {crop_size: 32}", "test_config.crop_size: [width, height] in pixels is expected, but got 32"),
+        ("test_config: {scales: [0]}", "test_config.scales: positive numbers are expected, but got [0]"),
+        ("test_config: {flip: True}", "s.yml:2: test_config.flip: unknown key 'flip'"),
+    ],
+)
+def test_what_is_wrong_is_named_with_file_line_and_key(load, text, message):
+    if message.endswith("loss.coef"):  # the base has one, so that the key is there unless dropped
+        text, message = text.replace("{types", "{_inherited_: False, types"), "s.yml:2: loss: the key 'coef' is missing"
+    assert message in error(load, text)
+
+
+def test_a_wrong_value_of_a_base_is_named_in_the_base(write):
+    write(BASE.replace("power: 0.9", "power: 0.9\nitres: 3"), "base.yml")
+    assert "base.yml:28: itres: unknown key 'itres'; closest: 'iters'" in error(
+        configuration.load, write("_base_: base.yml")
+    )
+
+
+@pytest.mark.parametrize("key", ["train_dataset", "optimizer", "lr_scheduler", "loss", "model"])
+def test_a_missing_section_is_named(write, key):
+    tree = yaml.safe_load(BASE)
+    del tree[key]
+    assert f"the key '{key}' is missing" in error(configuration.load, write(yaml.safe_dump(tree)))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1,\nb: 2", "s.yml:2: not valid YAML"),
+        ("a: b: c", "s.yml:1: not valid YAML: mapping values are not allowed here"),
+        ("- a", "s.yml: a configuration is a mapping of keys to values, but this is a list"),
+        ("_base_: s.yml", "_base_ leads back to this file"),
+        ("_base_: bsae.yml", "bsae.yml: no such file; closest: "),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_with_the_line(write, text, message):
+    assert message in error(configuration.load, write(text))
+
+
+def test_a_file_that_is_not_there_is_answered_with_its_neighbours(write):
+    path = write("", "student.yml")
+    assert "studnet.yml: no such file; closest: '" in error(configuration.load, path.replace("student", "studnet"))
+
+
+@pytest.mark.parametrize("tag", ["!!python/object/apply:os.mkdir [ran]", "!!python/name:os.system"])
+def test_yaml_that_asks_to_run_code_is_refused_and_not_run(write, tmp_path, monkeypatch, tag):
+    monkeypatch.chdir(tmp_path)
+    message = error(configuration.load, write(f"model: {tag}"))
+    assert "s.yml:1: not valid YAML: could not determine a constructor" in message
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("iters", "--opts takes key=value, such as batch_size=2, but got 'iters'"),
+        ("modle.pretrained=x", "--opts: no key 'modle' in s.yml; closest: 'model'"),
+        ("iters.x=3", "'iters' in s.yml is a value and has no key 'x'"),
+        ("loss.types.4.type=x", "--opts: no key 'loss.types.4' in s.yml"),
+        ("loss.coef.4=1", "--opts: no element 'loss.coef.4' in s.yml"),
+    ],
+)
+def test_opts_that_lead_nowhere_are_named(load, item, message):
+    assert message in error(load, "", opts=[item])

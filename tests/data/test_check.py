@@ -1,0 +1,131 @@
+"""Bad data are found before training, and named."""
+
+import os
+
+import numpy as np
+import pytest
+from paddleseg.datasets import Dataset
+from PIL import Image
+
+from paddleseg_ext.data.check import check_dataset
+from paddleseg_ext.errors import DataError
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    lines = []
+    for i in range(5):
+        Image.fromarray(rng.integers(0, 255, (8, 10, 3), np.uint8)).save(tmp_path / f"{i}.jpg")
+        Image.fromarray(rng.integers(0, 3, (8, 10), np.uint8)).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.jpg {i}.png\n")
+    (tmp_path / "list.txt").write_text("".join(lines))
+    return tmp_path
+
+
+def check(folder, kind=Dataset):
+    data = kind(
+        transforms=[],
+        dataset_root=str(folder),
+        num_classes=3,
+        mode="train",
+        train_path=str(folder / "list.txt"),
+        ignore_index=255,
+    )
+    check_dataset(data, "s.yml:4: train_dataset")
+
+
+def message(folder, **options):
+    with pytest.raises(DataError) as caught:
+        check(folder, **options)
+    return str(caught.value).replace(f"{folder}/", "")
+
+
+def write_label(folder, values, name="3.png"):
+    Image.fromarray(np.asarray(values, np.uint8)).save(folder / name)
+
+
+def test_sound_data_pass(folder):
+    check(folder)
+
+
+def test_ignored_pixels_are_allowed(folder):
+    write_label(folder, np.full((8, 10), 255))
+    check(folder)
+
+
+def test_missing_files_are_counted_and_the_first_named(folder):
+    for name in ("0.jpg", "1.png", "2.jpg", "2.png"):
+        (folder / name).unlink()
+    assert message(folder) == "s.yml:4: train_dataset: 4 of 10 files are missing, the first: 0.jpg, 1.png, 2.jpg, ..."
+
+
+def test_a_value_out_of_range_is_named_with_its_file(folder):
+    label = np.zeros((8, 10))
+    label[0, :2] = 3, 7
+    write_label(folder, label)
+    assert (
+        message(folder)
+        == "s.yml:4: train_dataset: 3.png: label value 3, 7; with 3 classes it is 0..2, or 255 to ignore"
+    )
+
+
+def test_a_label_of_another_size_is_named_with_both(folder):
+    write_label(folder, np.zeros((10, 8)))
+    assert "3.png: the label is 8x10 pixels, its image 3.jpg is 10x8" in message(folder)
+
+
+def test_a_label_in_colour_is_named(folder):
+    write_label(folder, np.zeros((8, 10, 3)))
+    assert "3.png: a label has one channel of class numbers, but this is an image in colour (RGB)" in message(folder)
+
+
+def test_a_palette_label_counts_by_its_indices(folder):
+    image = Image.fromarray(np.full((8, 10), 2, np.uint8), mode="P")
+    image.putpalette(list(range(256)) * 3)
+    image.save(folder / "3.png")
+    check(folder)
+
+
+@pytest.mark.parametrize(("name", "what"), [("2.jpg", "a readable image"), ("2.png", "a readable label")])
+def test_a_file_that_cannot_be_decoded_is_named(folder, name, what):
+    (folder / name).write_bytes(b"\x89PNG half")
+    assert f"{name}: not {what}" in message(folder)
+
+
+def test_an_empty_list_is_an_error(folder):
+    (folder / "list.txt").write_text("")
+    assert message(folder) == "s.yml:4: train_dataset: the list of samples is empty"
+
+
+def test_a_label_that_goes_bad_after_the_check_is_found_by_the_next(folder):
+    check(folder)
+    write_label(folder, np.full((8, 10), 9))
+    assert "3.png: label value 9" in message(folder)
+
+
+def test_what_passed_is_not_decoded_again(folder):
+    check(folder)
+    path = folder / "3.png"
+    stat, size = os.stat(path), path.stat().st_size
+    path.write_bytes(b"x" * size)  # of the same size and time, so that only decoding could tell
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    check(folder)
+    os.utime(path)
+    assert "3.png: not a readable label" in message(folder)
+
+
+def test_a_data_set_that_changes_its_labels_is_judged_by_what_it_returns(folder):
+    class Shifted(Dataset):
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            return {**sample, "label": sample["label"] - 1 if self.shift else sample["label"]}
+
+    for i in range(5):
+        write_label(folder, np.full((8, 10), 3), f"{i}.png")
+    Shifted.shift = True
+    check(folder, Shifted)
+    Shifted.shift = False
+    write_label(folder, np.full((8, 10), 3), "4.png")
+    assert "label value 3" in message(folder, kind=Shifted)

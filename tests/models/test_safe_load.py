@@ -1,0 +1,106 @@
+"""Weights files are read without running anything that they contain."""
+
+import os
+import pickle
+
+import numpy as np
+import paddle
+import pytest
+
+from paddleseg_ext.errors import WeightsError
+from paddleseg_ext.models.safe_load import safe_load
+
+
+class Runs:
+    """Pickles to a call."""
+
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_what_paddle_saves_comes_back_bit_for_bit(tmp_path, protocol):
+    paddle.seed(0)
+    layer = paddle.nn.Sequential(paddle.nn.Conv2D(3, 4, 3), paddle.nn.BatchNorm2D(4))
+    path = str(tmp_path / "model.pdparams")
+    paddle.save(layer.state_dict(), path, protocol=protocol)
+    loaded = safe_load(path)
+    loaded.pop("StructuredToParameterName@@", None)
+    assert set(loaded) == set(layer.state_dict())
+    assert all(loaded[name].tobytes() == value.numpy().tobytes() for name, value in layer.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64", "int64", "bool", "uint8"])
+@pytest.mark.parametrize("shape", [[], [0], [2, 3]])
+def test_every_kind_of_tensor(tmp_path, dtype, shape):
+    tensor = paddle.ones(shape).astype(dtype)
+    path = str(tmp_path / "x.pdparams")
+    paddle.save({"x": tensor}, path)
+    loaded = safe_load(path)["x"]
+    assert list(loaded.shape) == shape and loaded.tobytes() == tensor.numpy().tobytes()
+
+
+def test_an_optimizers_state_can_be_read(tmp_path):
+    layer = paddle.nn.Linear(2, 2)
+    schedule = paddle.optimizer.lr.PolynomialDecay(0.1, 10)
+    optimizer = paddle.optimizer.Momentum(schedule, parameters=layer.parameters())
+    layer(paddle.ones([1, 2])).sum().backward()
+    optimizer.step()
+    path = str(tmp_path / "model.pdopt")
+    paddle.save(optimizer.state_dict(), path)
+    assert {"LR_Scheduler"} < set(safe_load(path))
+
+
+@pytest.mark.parametrize(
+    ("payload", "named"),
+    [
+        (lambda: Runs(os.mkdir, "ran"), r"posix\.mkdir"),
+        (lambda: Runs(eval, "__import__('os').mkdir('ran')"), r"(builtins|__builtin__)\.eval"),
+        (lambda: Runs(exec, "import os; os.mkdir('ran')"), r"(builtins|__builtin__)\.exec"),
+        (lambda: Runs(getattr, 3, "real"), r"(builtins|__builtin__)\.getattr"),
+        (lambda: Runs(np.load, "x"), r"numpy.*load"),
+    ],
+)
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_a_file_that_asks_to_run_something_is_refused_and_does_not(tmp_path, monkeypatch, payload, named, protocol):
+    monkeypatch.chdir(tmp_path)
+    data = pickle.dumps({"weight": payload()}, protocol)
+    (tmp_path / "bad.pdparams").write_bytes(data)
+    with pytest.raises(
+        WeightsError, match=f"bad.pdparams: refused, it asks to run '{named}', which weights never need"
+    ):
+        safe_load("bad.pdparams")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a pickle", pickle.dumps({"a": np.zeros(100)})[:60]])
+def test_a_broken_file_is_named(tmp_path, content):
+    (tmp_path / "broken.pdparams").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"broken.pdparams: not a weights file of Paddle"):
+        safe_load(str(tmp_path / "broken.pdparams"))
+
+
+def test_a_file_of_something_else_is_named(tmp_path):
+    (tmp_path / "list.pdparams").write_bytes(pickle.dumps([1, 2]))
+    with pytest.raises(WeightsError, match="weights by name are expected, but this holds a list"):
+        safe_load(str(tmp_path / "list.pdparams"))
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(WeightsError, match="nowhere.pdparams: no such weights file"):
+        safe_load("nowhere.pdparams")
+
+
+def test_slices_of_a_large_array_are_joined(tmp_path):
+    whole = np.arange(12, dtype="float32").reshape(3, 4)
+    content = {
+        "w@@.0": whole.ravel()[:5],
+        "w@@.1": whole.ravel()[5:],
+        "UnpackBigParamInfor@@": {"w": {"OriginShape": (3, 4), "slices": ["w@@.0", "w@@.1"]}},
+    }
+    (tmp_path / "big.pdparams").write_bytes(pickle.dumps(content, 2))
+    loaded = safe_load(str(tmp_path / "big.pdparams"))
+    assert list(loaded) == ["w"] and np.array_equal(loaded["w"], whole)
