@@ -64,7 +64,8 @@ def build_distiller(
             f"{session.config.path}: nothing to distil: give distill_loss, distill.outputs "
             f"or the pairs of {session.args.distill_config}"
         )
-    pairs = build_pairs(outputs, features, run, session.data.facts.ignore_index)
+    facts = session.data.facts
+    pairs = build_pairs(outputs, features, run, facts.ignore_index, facts.num_classes)
     for pair in pairs:
         _log.info("distil %s", describe(pair, run))
     return Distiller(student, caught, model_teacher, build_task_loss(session, student), pairs)

@@ -11,6 +11,7 @@ from paddleseg_ext.distill.distiller import Pair
 from paddleseg_ext.distill.recorder import Recorder
 from paddleseg_ext.distill.user_file import FeaturePair
 from paddleseg_ext.errors import ConfigError
+from paddleseg_ext.losses.base import AnyChannels, Loss
 from paddleseg_ext.losses.build import build_distill_loss
 from paddleseg_ext.losses.task import unique_names
 from paddleseg_ext.models.weights import running_statistics
@@ -63,7 +64,7 @@ def output_pairs(config: Config, run: DryRun) -> tuple[OutputPair, ...]:
 
 
 def build_pairs(
-    outputs: Sequence[OutputPair], features: Sequence[FeaturePair], run: DryRun, ignore_index: int
+    outputs: Sequence[OutputPair], features: Sequence[FeaturePair], run: DryRun, ignore_index: int, num_classes: int
 ) -> list[Pair]:
     """Build the losses and check that every pair can work.
 
@@ -71,11 +72,11 @@ def build_pairs(
         ConfigError: an output or feature does not exist, or the two shapes cannot be compared.
     """
     wanted: list[OutputPair | FeaturePair] = [*outputs, *features]
-    losses = [build_distill_loss(pair.loss, ignore_index) for pair in wanted]
+    losses = [build_distill_loss(pair.loss, ignore_index, num_classes) for pair in wanted]
     for pair in outputs:
         _check_outputs(pair, run)
-    for feature in features:
-        _check_features(feature, run)
+    for feature, loss in zip(features, losses[len(outputs) :], strict=True):
+        _check_features(feature, loss, run)
     several = len({(p.student, p.teacher) for p in outputs}) > 1
     labels = [p.loss.type + (f"_{p.student}_{p.teacher}" if several else "") for p in outputs]
     labels += [f"{p.loss.type}_{p.student}" for p in features]
@@ -115,17 +116,18 @@ def _check_outputs(pair: OutputPair, run: DryRun) -> None:
         )
 
 
-def _check_features(pair: FeaturePair, run: DryRun) -> None:
+def _check_features(pair: FeaturePair, loss: nn.Layer, run: DryRun) -> None:
     sides = (("Student", pair.student, run.student_features), ("Teacher", pair.teacher, run.teacher_features))
     for side, key, available in sides:
         if key not in available:
             known = ", ".join(f"'{k}'" for k in available) or "nothing"
             raise ConfigError(f"{pair.where}: {side}Adaptor.mapping_layers gives no '{key}'; it gives {known}")
     student, teacher = run.student_features[pair.student], run.teacher_features[pair.teacher]
-    if student != teacher:
+    if not getattr(loss, "fits", Loss.fits)(student, teacher):
+        what = "images, height and width" if isinstance(loss, AnyChannels) else "shapes"
         raise ConfigError(
             f"{pair.where}: student '{pair.student}' is {student} and teacher '{pair.teacher}' is {teacher}; "
-            "shapes must be equal"
+            f"{what} must be equal"
         )
 
 

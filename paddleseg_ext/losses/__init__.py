@@ -3,10 +3,17 @@
 from paddleseg.cvlibs import manager
 
 from paddleseg_ext.losses.base import Loss
-from paddleseg_ext.losses.feature import SegChannelwiseLoss
-from paddleseg_ext.losses.logit import KLLoss
+from paddleseg_ext.losses.feature import AttentionTransferLoss, HintLoss, NormalizedFeatureLoss, SegChannelwiseLoss
+from paddleseg_ext.losses.logit import BPKDLoss, DISTLoss, DKDLoss, DMLLoss, KLLoss, PixelwiseKLLoss
+from paddleseg_ext.losses.relation import IFVDLoss, RKDLoss, SegPairWiseLoss
+
+DISTILLATION: tuple[type[Loss], ...] = (
+    *(KLLoss, PixelwiseKLLoss, DISTLoss, DKDLoss, BPKDLoss, DMLLoss),
+    *(SegChannelwiseLoss, HintLoss, NormalizedFeatureLoss, AttentionTransferLoss),
+    *(SegPairWiseLoss, IFVDLoss, RKDLoss),
+)
 
 # Not by add_component: it warns of KLLoss, which is meant to be replaced.
-manager.LOSSES.components_dict.update({cls.__name__: cls for cls in (KLLoss, SegChannelwiseLoss)})
+manager.LOSSES.components_dict.update({cls.__name__: cls for cls in DISTILLATION})
 
-__all__ = ["KLLoss", "Loss", "SegChannelwiseLoss"]
+__all__ = ["DISTILLATION", "Loss"]

@@ -1,6 +1,7 @@
 """What every distillation loss is: a layer called with (student, teacher, label)."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 from paddle import Tensor, nn
 
@@ -23,9 +24,33 @@ class Loss(nn.Layer):
     def forward(self, student: Tensor, teacher: Tensor, label: Tensor | None = None) -> Tensor:
         """The loss of student and teacher, both [N, C, H, W], with int64 labels [N, H2, W2] where pixels may be ignored."""
 
+    @staticmethod
+    def fits(student: Sequence[int], teacher: Sequence[int]) -> bool:
+        """Whether tensors of these shapes can be compared: here, equal ones."""
+        return list(student) == list(teacher)
+
+    def labels(self, x: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Labels [N, H, W] at the size of `x` by nearest neighbour, and their mask [N, 1, H, W].
+
+        Raises:
+            ValueError: there is no label.
+        """
+        if label is None:
+            raise ValueError(f"{type(self).__name__} compares by class and needs labels")
+        size = (x.shape[2], x.shape[3])
+        return F.nearest(label, size), F.valid_mask(label, size, self.ignore_index)
+
     def mask(self, x: Tensor, label: Tensor | None) -> Tensor | None:
         """Where `x` counts, [N, 1, H, W] bool, or None where there is no label or `x` is no map."""
         return F.valid_mask(label, tuple(x.shape[2:]), self.ignore_index) if label is not None and x.ndim == 4 else None
+
+
+class AnyChannels(Loss):
+    """A loss that compares relations of positions, so that student and teacher may have different channels."""
+
+    @staticmethod
+    def fits(student: Sequence[int], teacher: Sequence[int]) -> bool:
+        return (student[0], *student[2:]) == (teacher[0], *teacher[2:])
 
 
 def positive(name: str, value: float) -> float:

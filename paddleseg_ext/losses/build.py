@@ -16,8 +16,8 @@ def build_task_losses(terms: Sequence[LossTerm], ignore_index: int) -> list[Weig
     return [WeightedLoss(_build(term.loss, ignore_index), term.coef) for term in terms]
 
 
-def build_distill_loss(component: Component, ignore_index: int) -> nn.Layer:
-    """A loss between student and teacher.
+def build_distill_loss(component: Component, ignore_index: int, num_classes: int) -> nn.Layer:
+    """A loss between student and teacher, told the data set's numbers where it asks for them.
 
     Raises:
         ConfigError: the loss compares with labels and cannot distil.
@@ -29,6 +29,8 @@ def build_distill_loss(component: Component, ignore_index: int) -> nn.Layer:
         raise ConfigError(
             f"{component.where}: {component.type} compares with labels and cannot distil; these can: {', '.join(able)}"
         )
+    if "num_classes" not in component.params and registry.accepts(cls, "num_classes"):
+        component = component.with_params(num_classes=num_classes)
     return _build(component, ignore_index)
 
 

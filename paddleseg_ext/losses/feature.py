@@ -4,7 +4,7 @@ from paddle import Tensor
 
 from paddleseg_ext.errors import ConfigError
 from paddleseg_ext.losses import functional as F
-from paddleseg_ext.losses.base import Loss, positive
+from paddleseg_ext.losses.base import AnyChannels, Loss, positive
 
 
 class SegChannelwiseLoss(Loss):
@@ -34,13 +34,70 @@ class SegChannelwiseLoss(Loss):
 
     def forward(self, student: Tensor, teacher: Tensor, label: Tensor | None = None) -> Tensor:
         mask = self.mask(student, label)
-        student, teacher = _as_map(student), _as_map(teacher)
+        student, teacher = as_map(student), as_map(teacher)
         if self.compat == "paddleslim":
             return F.rowwise_kl(student, teacher, self.temperature)
         return F.channelwise_kl(student, teacher, mask, self.temperature)
 
 
-def _as_map(x: Tensor) -> Tensor:
+def as_map(x: Tensor) -> Tensor:
     if x.ndim == 4:
         return x
     return x.reshape([x.shape[0], 1 if x.ndim == 2 else x.shape[1], 1, -1])
+
+
+class HintLoss(Loss):
+    """Mean over valid pixels and channels of d(S - T).
+
+    Args:
+        ignore_index: label value of the pixels left out. Default 255.
+        norm: d, 'mse' (squared), 'l1' (absolute) or 'smooth_l1' (Huber's with delta 1). Default 'mse'.
+
+    Shape: student and teacher [N, C, H, W]; label int64 [N, H', W'].
+    Raises: ConfigError where norm is unknown.
+    Source: Romero et al. 2015, arXiv 1412.6550. Usual weight 10.
+    """
+
+    def __init__(self, ignore_index: int = 255, norm: str = "mse") -> None:
+        super().__init__(ignore_index)
+        if norm not in ("mse", "l1", "smooth_l1"):
+            raise ConfigError(f"HintLoss: norm is 'mse', 'l1' or 'smooth_l1', but got {norm!r}")
+        self.norm = norm
+
+    def forward(self, student: Tensor, teacher: Tensor, label: Tensor | None = None) -> Tensor:
+        mask = self.mask(student, label)
+        return F.feature_distance(as_map(student), as_map(teacher), mask, self.norm)
+
+
+class NormalizedFeatureLoss(Loss):
+    """Mean over valid pixels and channels of (z_S - z_T)^2, z each channel's map of each image, standardised over valid pixels.
+
+    Neither the scale nor the offset of a channel counts. Usual weight 1.
+
+    Args:
+        ignore_index: label value of the pixels left out. Default 255.
+
+    Shape: student and teacher [N, C, H, W]; label int64 [N, H', W'].
+    """
+
+    def forward(self, student: Tensor, teacher: Tensor, label: Tensor | None = None) -> Tensor:
+        mask = self.mask(student, label)
+        return F.normalized_feature_distance(as_map(student), as_map(teacher), mask)
+
+
+class AttentionTransferLoss(AnyChannels):
+    """Mean over images of ||a_S - a_T||^2, a = mean over C of F^2 as a vector over valid pixels, divided by its length.
+
+    Channels may differ. It is at most 2. The weight 1e4 that is usual where the difference is averaged over pixels
+    too is 1e4 / (H W) here.
+
+    Args:
+        ignore_index: label value of the pixels left out. Default 255.
+
+    Shape: student [N, C, H, W], teacher [N, C', H, W]; label int64 [N, H', W'].
+    Source: Zagoruyko, Komodakis 2017, arXiv 1612.03928.
+    """
+
+    def forward(self, student: Tensor, teacher: Tensor, label: Tensor | None = None) -> Tensor:
+        mask = self.mask(student, label)
+        return F.attention_distance(as_map(student), as_map(teacher), mask)

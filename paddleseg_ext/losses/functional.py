@@ -4,22 +4,30 @@ Rules for all: float32 inside, whatever comes in; the teacher's tensor carries n
 `ignore_index` change nothing, bit for bit; a batch without a valid pixel gives 0; inputs are never written to.
 """
 
+from collections.abc import Callable
+
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
+_TINY = 1e-12  # under roots and divisions, so that they and their gradients stay finite
 _FAR_BELOW = -1e30  # a score that softmax turns into exactly 0, and whose difference to itself is finite
 
 
-def valid_mask(label: Tensor, size: tuple[int, int], ignore_index: int) -> Tensor:
-    """Where labels count: bool [N, 1, h, w] from int64 labels [N, H, W], brought to `size` by nearest neighbour."""
+def nearest(label: Tensor, size: tuple[int, int]) -> Tensor:
+    """Labels [N, H, W] brought to `size` by nearest neighbour: int64 [N, h, w]."""
     if label.ndim != 3:
         raise ValueError(f"a label of shape [N, H, W] is expected, but got {list(label.shape)}")
     for axis, target in zip((1, 2), size, strict=True):
         given = label.shape[axis]
         if given != target:
             label = paddle.index_select(label, paddle.arange(target) * given // target, axis=axis)
-    return (label != ignore_index).unsqueeze(1)
+    return label
+
+
+def valid_mask(label: Tensor, size: tuple[int, int], ignore_index: int) -> Tensor:
+    """Where labels count: bool [N, 1, h, w] from int64 labels [N, H, W], brought to `size` by nearest neighbour."""
+    return (nearest(label, size) != ignore_index).unsqueeze(1)
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -80,6 +88,224 @@ def rowwise_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return (log_t.exp() * (log_t - log_s)).mean()
 
 
+def standardized(x: Tensor, axis: int | list[int], mask: Tensor | None = None) -> Tensor:
+    """(x - mean) / standard deviation over `axis`, both over the mask alone (0 outside it), by 1/n."""
+    if mask is None:
+        x = x - x.mean(axis=axis, keepdim=True)
+        return x / (x.square().mean(axis=axis, keepdim=True) + _TINY).sqrt()
+    weight = mask.astype(x.dtype)
+    count = weight.sum(axis=axis, keepdim=True).clip(min=1.0)
+    x = (x - (x * weight).sum(axis=axis, keepdim=True) / count) * weight
+    return x / (x.square().sum(axis=axis, keepdim=True) / count + _TINY).sqrt()
+
+
+def decoupled_kl(
+    student: Tensor, teacher: Tensor, label: Tensor, mask: Tensor, alpha: float, beta: float, temperature: float
+) -> Tensor:
+    """t^2 times the mean over valid pixels of alpha KL(b_T || b_S) + beta KL(q_T || q_S).
+
+    b = (p_y, 1 - p_y) for the label's class y; q = softmax over the other classes.
+
+    Args:
+        student, teacher: logits [N, C, h, w].
+        label: int64 [N, h, w].
+        mask: bool [N, 1, h, w].
+
+    Source: Zhao et al. 2022, arXiv 2203.08679, per pixel.
+    """
+    student, teacher = _prepared(student, teacher, mask)
+    classes = paddle.arange(student.shape[1]).reshape([1, -1, 1, 1])
+    is_target = classes == label.unsqueeze(1)
+
+    def parts(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        log_p = log_softmax(x / temperature, axis=1)
+        target = paddle.where(is_target, log_p, paddle.zeros_like(log_p)).sum(axis=1, keepdim=True)
+        others = paddle.where(is_target, paddle.full([1], _FAR_BELOW, x.dtype), log_p)
+        highest = others.detach().max(axis=1, keepdim=True)
+        rest = highest + (others - highest).exp().sum(axis=1, keepdim=True).log()
+        return target, rest, others - rest
+
+    target_s, rest_s, others_s = parts(student)
+    target_t, rest_t, others_t = parts(teacher)
+    binary = target_t.exp() * (target_t - target_s) + rest_t.exp() * (rest_t - rest_s)
+    zeros = paddle.zeros_like(others_t)
+    other = paddle.where(is_target, zeros, others_t.exp() * (others_t - others_s)).sum(axis=1, keepdim=True)
+    return temperature**2 * masked_mean(alpha * binary + beta * other, mask)
+
+
+def correlation_distance(
+    student: Tensor, teacher: Tensor, mask: Tensor | None, beta: float, gamma: float, temperature: float
+) -> Tensor:
+    """t^2 times (beta * mean over valid pixels of 1 - r over classes + gamma * mean over classes of 1 - r over valid pixels).
+
+    r is Pearson's correlation of the probabilities of student and teacher, p = softmax over C of logits / t; the pixels
+    are those of the whole batch.
+
+    Args:
+        student, teacher: logits [N, C, h, w].
+        mask: bool [N, 1, h, w] or None.
+
+    Source: Huang et al. 2022, arXiv 2205.10536.
+    """
+    student, teacher = _prepared(student, teacher, mask)
+    p_s, p_t = log_softmax(student / temperature, axis=1).exp(), log_softmax(teacher / temperature, axis=1).exp()
+    over_classes = masked_mean(1 - _cosine(_centred(p_s, 1, None), _centred(p_t, 1, None), 1), mask)
+    pixels = [0, 2, 3]
+    over_pixels = (1 - _cosine(_centred(p_s, pixels, mask), _centred(p_t, pixels, mask), pixels)).mean()
+    return temperature**2 * (beta * over_classes + gamma * over_pixels)
+
+
+def edge_band(label: Tensor, mask: Tensor, radius: int) -> Tensor:
+    """Where another class lies within `radius` pixels (in a square): bool [N, 1, h, w] from labels [N, h, w].
+
+    Ignored pixels are no class.
+    """
+    x = label.unsqueeze(1).astype("float32")
+    far = paddle.full([1], 1e6, x.dtype)
+    window = {"kernel_size": 2 * radius + 1, "stride": 1, "padding": radius}
+    highest = F.max_pool2d(paddle.where(mask, x, -far), **window)
+    lowest = -F.max_pool2d(paddle.where(mask, -x, -far), **window)
+    return paddle.logical_and(mask, highest != lowest)
+
+
+def feature_distance(student: Tensor, teacher: Tensor, mask: Tensor | None, norm: str) -> Tensor:
+    """Mean over valid pixels and channels of d(S - T): squared ('mse'), absolute ('l1') or Huber's with delta 1 ('smooth_l1').
+
+    Source: Romero et al. 2015, arXiv 1412.6550.
+    """
+    student, teacher = _prepared(student, teacher, mask)
+    return masked_mean(_distances[norm](student - teacher).mean(axis=1, keepdim=True), mask)
+
+
+def normalized_feature_distance(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over valid pixels and channels of (z_S - z_T)^2, z each channel's map of each image standardised over valid pixels."""
+    student, teacher = _prepared(student, teacher, mask)
+    difference = standardized(student, [2, 3], mask) - standardized(teacher, [2, 3], mask)
+    return masked_mean(difference.square().mean(axis=1, keepdim=True), mask)
+
+
+def attention_distance(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over images of ||a_S - a_T||^2, a = mean over C of F^2 as a vector over valid pixels, divided by its length.
+
+    Channels may differ. Source: Zagoruyko, Komodakis 2017, arXiv 1612.03928.
+    """
+    student, teacher = _prepared(student, teacher, mask)
+
+    def attention(x: Tensor) -> Tensor:
+        energy = x.square().mean(axis=1).flatten(1)
+        return energy / (energy.square().sum(axis=1, keepdim=True) + _TINY).sqrt()
+
+    return (attention(student) - attention(teacher)).square().sum(axis=1).mean()
+
+
+def pairwise_similarity_distance(
+    student: Tensor, teacher: Tensor, mask: Tensor | None, grid: tuple[int, int]
+) -> Tensor:
+    """Mean over images and pairs of cells of (a_S - a_T)^2, a the cosine between the mean features of two cells of a grid.
+
+    Cells without valid pixels are left out. Channels may differ. Memory grows with the square of the number of cells and
+    not with the resolution. Source: Liu et al. 2019, arXiv 1903.04197 (whose code pools by the maximum).
+    """
+    student, teacher = _prepared(student, teacher, mask)
+    grid = (min(grid[0], student.shape[2]), min(grid[1], student.shape[3]))
+    share = None if mask is None else F.adaptive_avg_pool2d(mask.astype("float32"), grid)
+
+    def similarities(x: Tensor) -> Tensor:
+        cells = F.adaptive_avg_pool2d(x, grid)
+        if share is not None:
+            cells = cells / share.clip(min=_TINY)
+        cells = cells.flatten(2)
+        cells = cells / (cells.square().sum(axis=1, keepdim=True) + _TINY).sqrt()
+        return paddle.matmul(cells, cells, transpose_x=True)
+
+    squared = (similarities(student) - similarities(teacher)).square()
+    if share is None:
+        return squared.mean()
+    valid = (share.flatten(1) > 0).astype("float32")
+    pairs = valid.unsqueeze(1) * valid.unsqueeze(2)
+    return (squared * pairs).sum() / pairs.sum().clip(min=1.0)
+
+
+def intra_class_variation_distance(
+    student: Tensor, teacher: Tensor, label: Tensor, mask: Tensor, classes: int
+) -> Tensor:
+    """Mean over valid pixels of (c_S - c_T)^2, c the cosine between a pixel's feature and its class's mean in the image.
+
+    Args:
+        student, teacher: features [N, C, h, w]; channels may differ.
+        label: int64 [N, h, w] in 0..classes-1 where the mask is True.
+
+    Source: Wang et al. 2020, "Intra-class Feature Variation Distillation", ECCV.
+    """
+    student, teacher = _prepared(student, teacher, mask)
+    numbers = paddle.arange(classes).reshape([1, -1, 1])
+    valid = mask.flatten(2)
+    members = paddle.logical_and(label.flatten(1).unsqueeze(1) == numbers, valid).astype("float32")
+    counts = members.sum(axis=2, keepdim=True).clip(min=1.0)
+
+    def similarity(x: Tensor) -> Tensor:
+        x = x.flatten(2)
+        means = paddle.matmul(members, x, transpose_y=True) / counts
+        own = paddle.matmul(means, members, transpose_x=True)
+        return _cosine(x, own, 1)
+
+    return masked_mean((similarity(student) - similarity(teacher)).square(), valid)
+
+
+def flow_distance(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
+    """Mean over images and elements of (G_S - G_T)^2, G = F1 F2^T / (valid pixels), F1 and F2 two features of one model.
+
+    Args:
+        student, teacher: two features each, [N, C1, h, w] and [N, C2, h, w].
+
+    Source: Yim et al. 2017, "A Gift from Knowledge Distillation", CVPR.
+    """
+    count = student[0].shape[2] * student[0].shape[3]
+    share = count if mask is None else mask.astype("float32").sum(axis=[2, 3]).unsqueeze(2).clip(min=1.0)
+    prepared = [_prepared(s, t, mask) for s, t in zip(student, teacher, strict=True)]
+    flow_s, flow_t = (
+        paddle.matmul(first.flatten(2), second.flatten(2), transpose_y=True) / share
+        for first, second in zip(*prepared, strict=True)
+    )
+    return (flow_s - flow_t).square().mean()
+
+
+def relational_distance(student: Tensor, teacher: Tensor, distance: float, angle: float) -> Tensor:
+    """distance * mean Huber(d_S - d_T) + angle * mean Huber(cos_S - cos_T) over pairs and triples of images.
+
+    d: Euclidean distances between the images' features, over their mean in the batch; cos: of the angle at the middle one
+    of three images. Time and memory grow with the cube of the batch. Source: Park et al. 2019, arXiv 1904.05068.
+    """
+    if student.shape[0] < 3:
+        raise ValueError(f"RKDLoss compares at least 3 images, but the batch has {student.shape[0]}")
+    student, teacher = _prepared(student, teacher, None)
+    huber = _distances["smooth_l1"]
+
+    def relations(x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.flatten(1)
+        difference = x.unsqueeze(0) - x.unsqueeze(1)
+        squared = difference.square().sum(axis=2)
+        others = (1 - paddle.eye(x.shape[0])).astype(x.dtype)
+        length = (squared + _TINY).sqrt() * others
+        unit = difference / (squared + _TINY).sqrt().unsqueeze(2)
+        count = others.sum()
+        return length / (length.sum() / count + _TINY), paddle.matmul(unit, unit, transpose_y=True)
+
+    (d_s, c_s), (d_t, c_t) = relations(student), relations(teacher)
+    return distance * huber(d_s - d_t).mean() + angle * huber(c_s - c_t).mean()
+
+
+def symmetric_kl(student: Tensor, teacher: Tensor, mask: Tensor | None, temperature: float) -> Tensor:
+    """t^2 times the mean over valid pixels of KL(p_T || p_S) + KL(p_S || p_T); gradients reach both sides.
+
+    Source: Zhang et al. 2018, arXiv 1706.00384.
+    """
+    student, teacher = clean(student, mask), clean(teacher, mask)
+    log_s, log_t = log_softmax(student / temperature, axis=1), log_softmax(teacher / temperature, axis=1)
+    per_pixel = ((log_t.exp() - log_s.exp()) * (log_t - log_s)).sum(axis=1, keepdim=True)
+    return temperature**2 * masked_mean(per_pixel, mask)
+
+
 def masked_mean(per_pixel: Tensor, mask: Tensor | None) -> Tensor:
     """Mean of [N, 1, h, w] over the pixels of the mask, 0 where it has none."""
     if mask is None:
@@ -90,9 +316,34 @@ def masked_mean(per_pixel: Tensor, mask: Tensor | None) -> Tensor:
 
 def _prepared(student: Tensor, teacher: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """float32, the teacher detached, and zeros in ignored pixels, so that even infinities there do no harm."""
-    student, teacher = student.astype("float32"), teacher.detach().astype("float32")
+    return clean(student, mask), clean(teacher.detach(), mask)
+
+
+def clean(x: Tensor, mask: Tensor | None) -> Tensor:
+    """float32, and zeros in ignored pixels."""
+    x = x.astype("float32")
+    return x if mask is None else paddle.where(mask, x, paddle.zeros_like(x))
+
+
+def _centred(x: Tensor, axis: int | list[int], mask: Tensor | None) -> Tensor:
+    """x minus its mean over `axis`, over the mask alone, 0 outside it."""
     if mask is None:
-        return student, teacher
-    return paddle.where(mask, student, paddle.zeros_like(student)), paddle.where(
-        mask, teacher, paddle.zeros_like(teacher)
-    )
+        return x - x.mean(axis=axis, keepdim=True)
+    weight = mask.astype(x.dtype)
+    mean = (x * weight).sum(axis=axis, keepdim=True) / weight.sum(axis=axis, keepdim=True).clip(min=1.0)
+    return (x - mean) * weight
+
+
+def _cosine(a: Tensor, b: Tensor, axis: int | list[int]) -> Tensor:
+    """The cosine between a and b over `axis`; 1 where both are 0."""
+    product = (a * b).sum(axis=axis, keepdim=True) + _TINY
+    lengths = (a.square().sum(axis=axis, keepdim=True) + _TINY) * (b.square().sum(axis=axis, keepdim=True) + _TINY)
+    return product / lengths.sqrt()
+
+
+def _huber(x: Tensor) -> Tensor:
+    size = x.abs()
+    return paddle.where(size < 1, 0.5 * x.square(), size - 0.5)
+
+
+_distances: dict[str, Callable[[Tensor], Tensor]] = {"mse": paddle.square, "l1": paddle.abs, "smooth_l1": _huber}

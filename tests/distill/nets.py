@@ -58,7 +58,7 @@ def adaptor(model, layers, tensors=None):
 
 
 def loss(name="KLLoss", **arguments):
-    return build_distill_loss(Component(name, arguments, "test"), 255)
+    return build_distill_loss(Component(name, arguments, "test"), 255, 4)
 
 
 def task_loss(model, outputs=1):

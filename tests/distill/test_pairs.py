@@ -87,7 +87,7 @@ def output_pair(student=0, teacher=0, loss=KL):
 )
 def test_outputs_that_cannot_be_compared_are_named_before_training(pair, student, message):
     with pytest.raises(ConfigError, match="s.yml:9: distill.outputs.*" + message):
-        build_pairs([pair], [], run(student, Net(outputs=2)), 255)
+        build_pairs([pair], [], run(student, Net(outputs=2)), 255, 4)
 
 
 def test_an_output_that_is_no_map_of_logits_is_named():
@@ -97,7 +97,7 @@ def test_an_output_that_is_no_map_of_logits_is_named():
 
     for index, what in ((0, r"\[2, 3\]"), (1, "no tensor")):
         with pytest.raises(ConfigError, match=f"output {index} of the student is no map of logits but {what}"):
-            build_pairs([output_pair(student=index)], [], run(Odd(), Net()), 255)
+            build_pairs([output_pair(student=index)], [], run(Odd(), Net()), 255, 4)
 
 
 def features(student="stem", teacher="stem", **sizes):
@@ -115,21 +115,21 @@ def test_features_of_different_shapes_are_named_with_both():
     with pytest.raises(
         ConfigError, match=r"student 'hidden_0' is \[2, 6, 8, 8\] and teacher 'hidden_0' is \[2, 9, 8, 8\]"
     ):
-        build_pairs([], [feature_pair()], features(width=9), 255)
+        build_pairs([], [feature_pair()], features(width=9), 255, 4)
 
 
 def test_a_key_that_no_adaptor_gives_is_named_with_those_it_gives():
     with pytest.raises(ConfigError, match="TeacherAdaptor.mapping_layers gives no 'hidden_3'; it gives 'hidden_0'"):
-        build_pairs([], [feature_pair(teacher="hidden_3")], features(), 255)
+        build_pairs([], [feature_pair(teacher="hidden_3")], features(), 255, 4)
 
 
 def test_names_of_losses_tell_what_they_compare():
     shapes = run(Net(outputs=2), Net(outputs=2))
-    same = build_pairs([output_pair(), output_pair(loss=CHANNEL)], [], shapes, 255)
+    same = build_pairs([output_pair(), output_pair(loss=CHANNEL)], [], shapes, 255, 4)
     assert [p.name for p in same] == ["distill/KLLoss", "distill/SegChannelwiseLoss"]
-    several = build_pairs([output_pair(), output_pair(1, 1), output_pair(1, 1)], [], shapes, 255)
+    several = build_pairs([output_pair(), output_pair(1, 1), output_pair(1, 1)], [], shapes, 255, 4)
     assert [p.name for p in several] == ["distill/KLLoss_0_0", "distill/KLLoss_1_1_0", "distill/KLLoss_1_1_1"]
-    (feature,) = build_pairs([], [feature_pair()], features(), 255)
+    (feature,) = build_pairs([], [feature_pair()], features(), 255, 4)
     assert feature.name == "distill/SegChannelwiseLoss_hidden_0"
     assert describe(feature, features()).endswith(
         "feature hidden_0 [2, 6, 8, 8] <- teacher feature hidden_0 [2, 6, 8, 8], weight 2"

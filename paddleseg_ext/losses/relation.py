@@ -1,0 +1,84 @@
+"""Losses between relations: of pixels, of classes, of images."""
+
+from collections.abc import Sequence
+
+from paddle import Tensor
+
+from paddleseg_ext.losses import functional as F
+from paddleseg_ext.losses.base import AnyChannels, Loss, positive
+from paddleseg_ext.losses.feature import as_map
+
+
+class SegPairWiseLoss(AnyChannels):
+    """Mean over images and pairs of cells of (a_S - a_T)^2, a the cosine between the mean features of two cells of a grid.
+
+    Channels may differ. Memory grows with the square of the number of cells, not with the resolution.
+
+    Args:
+        ignore_index: label value of the pixels left out. Default 255.
+        grid: [rows, columns] of cells. Default [2, 2].
+
+    Shape: student [N, C, H, W], teacher [N, C', H, W]; label int64 [N, H', W'].
+    Raises: ConfigError where a side of the grid is not positive.
+    Source: Liu et al. 2019, arXiv 1903.04197. Usual weight 10.
+    """
+
+    def __init__(self, ignore_index: int = 255, grid: tuple[int, int] = (2, 2)) -> None:
+        super().__init__(ignore_index)
+        rows, columns = (int(positive("SegPairWiseLoss: grid", side)) for side in grid)
+        self.grid = (rows, columns)
+
+    def forward(self, student: Tensor, teacher: Tensor, label: Tensor | None = None) -> Tensor:
+        mask = self.mask(student, label)
+        return F.pairwise_similarity_distance(as_map(student), as_map(teacher), mask, self.grid)
+
+
+class IFVDLoss(AnyChannels):
+    """Mean over valid pixels of (c_S - c_T)^2, c the cosine between a pixel's feature and its class's mean in the image.
+
+    Channels may differ. Memory grows with classes times pixels.
+
+    Args:
+        num_classes: of the data set, whose number is used where it is left out.
+        ignore_index: label value of the pixels left out. Default 255.
+
+    Shape: student [N, C, H, W], teacher [N, C', H, W]; label int64 [N, H', W'], needed.
+    Raises: ValueError without a label.
+    Source: Wang et al. 2020, "Intra-class Feature Variation Distillation for Semantic Segmentation", ECCV. Usual weight 20.
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
+        super().__init__(ignore_index)
+        self.num_classes = int(positive("IFVDLoss: num_classes", num_classes))
+
+    def forward(self, student: Tensor, teacher: Tensor, label: Tensor | None = None) -> Tensor:
+        y, mask = self.labels(student, label)
+        return F.intra_class_variation_distance(student, teacher, y, mask, self.num_classes)
+
+
+class RKDLoss(Loss):
+    """distance * mean Huber(d_S - d_T) + angle * mean Huber(cos_S - cos_T) over pairs and triples of images of the batch.
+
+    d: Euclidean distances between the images' features, over their mean; cos: of the angle at the middle one of three.
+    Channels and resolution may differ. Memory grows with the square of the batch times the size of a feature.
+
+    Args:
+        ignore_index: label value of the pixels left out. Default 255.
+        distance, angle: weights of the two parts. Default 25, 50.
+
+    Shape: student [N, ...], teacher [N, ...], N at least 3; label int64 [N, H', W'].
+    Raises: ValueError where the batch has fewer than 3 images.
+    Source: Park et al. 2019, arXiv 1904.05068.
+    """
+
+    @staticmethod
+    def fits(student: Sequence[int], teacher: Sequence[int]) -> bool:
+        return student[0] == teacher[0]
+
+    def __init__(self, ignore_index: int = 255, distance: float = 25.0, angle: float = 50.0) -> None:
+        super().__init__(ignore_index)
+        self.distance, self.angle = distance, angle
+
+    def forward(self, student: Tensor, teacher: Tensor, label: Tensor | None = None) -> Tensor:
+        student, teacher = (F.clean(x, self.mask(x, label)) for x in (student, teacher))
+        return F.relational_distance(student, teacher, self.distance, self.angle)
