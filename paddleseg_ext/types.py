@@ -12,13 +12,14 @@ class Batch:
     """One batch of samples on the device.
 
     images: float32 [N, C, H, W]. labels: int64 [N, H, W], ignore_index where unlabelled. files: the N image paths.
-    extra: whatever else the data set returned (`edge`, ...), collated.
+    extra: whatever else the data set returned (`edge`, ...), collated. iteration: which of training it is for, from 0.
     """
 
     images: Tensor
     labels: Tensor
     files: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
+    iteration: int = 0
 
 
 @dataclass(frozen=True)

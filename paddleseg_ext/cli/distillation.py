@@ -8,11 +8,11 @@ from paddle import nn
 
 from paddleseg_ext import config as configuration
 from paddleseg_ext.cli.training import Session, build_task_loss
+from paddleseg_ext.config import FeaturePair
 from paddleseg_ext.data.loader import sample_images
 from paddleseg_ext.distill.distiller import Distiller
 from paddleseg_ext.distill.pairs import build_pairs, describe, dry_run, output_pairs
 from paddleseg_ext.distill.recorder import Recorder
-from paddleseg_ext.distill.user_file import FeaturePair
 from paddleseg_ext.engine import env
 from paddleseg_ext.engine.hooks import evaluate_with_bar
 from paddleseg_ext.errors import ConfigError
@@ -61,11 +61,12 @@ def build_distiller(
     outputs = output_pairs(session.config, run)
     if not outputs and not features:
         raise ConfigError(
-            f"{session.config.path}: nothing to distil: give distill_loss, distill.outputs "
+            f"{session.config.path}: nothing to distil: give distill_loss, distill.outputs, distill.features "
             f"or the pairs of {session.args.distill_config}"
         )
     facts = session.data.facts
-    pairs = build_pairs(outputs, features, run, facts.ignore_index, facts.num_classes)
+    numbers = {"ignore_index": facts.ignore_index, "num_classes": facts.num_classes, "iters": session.config.iters}
+    pairs = build_pairs(outputs, features, run, **numbers)
     for pair in pairs:
         _log.info("distil %s", describe(pair, run))
     return Distiller(student, caught, model_teacher, build_task_loss(session, student), pairs)

@@ -95,21 +95,32 @@ def build_task_loss(session: Session, model: nn.Layer) -> TaskLoss:
     return TaskLoss(losses, model, f"{session.config.path}: loss")
 
 
-def train(session: Session, model: nn.Layer, step: nn.Layer, name: str, teacher: nn.Layer | None = None) -> None:
-    """Run the loop. `step` holds `model`, which alone is evaluated and saved; `name` heads its pictures."""
+def train(
+    session: Session,
+    model: nn.Layer,
+    step: nn.Layer,
+    name: str,
+    extras: nn.Layer | None = None,
+    teacher: nn.Layer | None = None,
+) -> None:
+    """Run the loop. `step` holds `model`, which alone is evaluated and kept, and `extras`, which train with it.
+
+    `name` heads the model's pictures; a teacher's are beside them.
+    """
     args, config, data, state = session.args, session.config, session.data, session.state
     assert config.optimizer is not None and config.lr_scheduler is not None
-    optimizer = build_optimizer(config.optimizer, config.lr_scheduler, model, config.iters)
+    optimizer = build_optimizer(config.optimizer, config.lr_scheduler, step, config.iters)
+    extras = extras if extras is not None and extras.state_dict() else None
     trainer = Trainer(args.precision, state.seed, env.rank())
     if session.resumed_from is not None:
-        restore(session.resumed_from, model, optimizer)
+        restore(session.resumed_from, model, optimizer, extras)
         if state.scaler:
             trainer.scaler.load_state_dict(state.scaler)
         _log.info("resumed from %s", session.resumed_from)
     start, ranks = state.iteration, env.world_size()
     sampler = ResumableSampler(len(data.train), config.batch_size, state.seed, start, config.iters, env.rank(), ranks)
     _log.info("%d training images, %d iterations an epoch", len(data.train), sampler.batches_per_epoch)
-    hooks = _hooks(session, model, optimizer, trainer, sampler, name, teacher)
+    hooks = _hooks(session, model, extras, optimizer, trainer, sampler, name, teacher)
     parallel = paddle.DataParallel(step, find_unused_parameters=True) if ranks > 1 else step
     model.train()
     trainer.run(parallel, TrainLoader(data.train, sampler, args.num_workers), optimizer, hooks, config.iters, start)
@@ -150,6 +161,7 @@ def _begin(args: argparse.Namespace, store: CheckpointStore, batch_size: int) ->
 def _hooks(
     session: Session,
     model: nn.Layer,
+    extras: nn.Layer | None,
     optimizer: paddle.optimizer.Optimizer,
     trainer: Trainer,
     sampler: ResumableSampler,
@@ -172,5 +184,6 @@ def _hooks(
         pictures = folder / "pictures"
         hooks.append(evaluation)
         hooks.append(PicturesHook(model, val, config.test_config, interval, pictures, visual, name, teacher))
-    hooks.append(CheckpointHook(session.store, model, optimizer, trainer.scaler, session.state, interval, evaluation))
+    saved = (session.store, model, extras, optimizer, trainer.scaler, session.state)
+    hooks.append(CheckpointHook(*saved, interval, evaluation))
     return hooks

@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from paddleseg_ext.config import yaml_file
-from paddleseg_ext.config.schema import Component, Config, LossTerm, OutputPair, TestConfig
+from paddleseg_ext.config.schema import Component, Config, FeaturePair, LossTerm, OutputPair, Schedule, TestConfig
 from paddleseg_ext.config.yaml_file import KeyPath, RawConfig
 from paddleseg_ext.errors import ConfigError, closest
 
@@ -15,6 +15,7 @@ _TOP_LEVEL = (
     *("batch_size", "iters", "model", "train_dataset", "val_dataset", "optimizer", "lr_scheduler", "loss"),
     *("distill_loss", "distill", "test_config", "export", "to_static_training", "test_dataset", "learning_rate"),
 )
+_DISTILL = ("outputs", "features")
 _NEEDED_TO_TRAIN = ("batch_size", "iters", "train_dataset", "optimizer", "lr_scheduler", "loss", "model")
 
 
@@ -60,6 +61,7 @@ def load(
         loss=_loss_terms(raw, "loss"),
         distill_loss=_loss_terms(raw, "distill_loss") if raw.tree.get("distill_loss") else (),
         distill_outputs=_output_pairs(raw),
+        distill_features=_feature_pairs(raw),
         test_config=_test_config(raw),
         resolved=copy.deepcopy(raw.tree),
     )
@@ -155,15 +157,55 @@ def _loss_terms(raw: RawConfig, name: str) -> tuple[LossTerm, ...]:
 def _output_pairs(raw: RawConfig) -> tuple[OutputPair, ...]:
     if not raw.tree.get("distill"):
         return ()
-    section = _mapping(raw, ("distill",), ("outputs",))
+    section = _mapping(raw, ("distill",), _DISTILL)
     pairs = []
     for index in range(len(section.get("outputs") or [])):
         key: KeyPath = ("distill", "outputs", index)
-        value = _mapping(raw, key, ("student", "teacher", "loss", "weight"), needed=("loss",))
+        value = _mapping(raw, key, ("student", "teacher", "loss", "weight", "schedule"), needed=("loss",))
         weight = _number(raw, (*key, "weight")) if "weight" in value else 1.0
+        schedule = _schedule(raw, (*key, "schedule")) if value.get("schedule") else None
         student, teacher = (_output_index(raw, (*key, side)) if side in value else 0 for side in ("student", "teacher"))
-        pairs.append(OutputPair(student, teacher, _component(raw, (*key, "loss")), weight, raw.where(key)))
+        loss = _component(raw, (*key, "loss"))
+        pairs.append(OutputPair(student, teacher, loss, weight, raw.where(key), schedule))
     return tuple(pairs)
+
+
+def _feature_pairs(raw: RawConfig) -> tuple[FeaturePair, ...]:
+    if not raw.tree.get("distill"):
+        return ()
+    section = _mapping(raw, ("distill",), _DISTILL)
+    pairs = []
+    for index in range(len(section.get("features") or [])):
+        key: KeyPath = ("distill", "features", index)
+        known = ("student", "teacher", "loss", "weight", "connector", "schedule")
+        value = _mapping(raw, key, known, needed=("student", "loss"))
+        names = [value["student"], value.get("teacher", value["student"])]
+        for side, name in zip(("student", "teacher"), names, strict=True):
+            if not isinstance(name, str):
+                raise ConfigError(f"{raw.where((*key, side))}: the name of a layer is expected, but got {name!r}")
+        weight = _number(raw, (*key, "weight")) if "weight" in value else 1.0
+        connector = Component("auto", {}, raw.where(key))
+        if value.get("connector"):
+            connector = _component(raw, (*key, "connector"))
+        schedule = _schedule(raw, (*key, "schedule")) if value.get("schedule") else None
+        loss = _component(raw, (*key, "loss"))
+        pairs.append(FeaturePair(names[0], names[1], loss, weight, connector, raw.where(key), schedule))
+    return tuple(pairs)
+
+
+def _schedule(raw: RawConfig, key: KeyPath) -> Schedule:
+    value = _mapping(raw, key, [f.name for f in fields(Schedule)])
+    numbers = {name: _number(raw, (*key, name)) for name in ("start", "end", "warmup") if name in value}
+    for name, number in numbers.items():
+        if int(number) != number or number < (-1 if name == "end" else 0):
+            raise ConfigError(f"{raw.where((*key, name))}: a number of iterations is expected, but got {number!r}")
+    decay = value.get("decay") or "none"
+    if decay not in ("none", "linear", "cosine"):
+        raise ConfigError(f"{raw.where((*key, 'decay'))}: 'none', 'linear' or 'cosine' is expected, but got {decay!r}")
+    schedule = Schedule(**{name: int(number) for name, number in numbers.items()}, decay=decay)
+    if schedule.end != -1 and schedule.end <= schedule.start + schedule.warmup:
+        raise ConfigError(f"{raw.where(key)}: end {schedule.end} leaves nothing after start and warmup")
+    return schedule
 
 
 def _output_index(raw: RawConfig, key: KeyPath) -> int:

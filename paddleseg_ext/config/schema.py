@@ -36,6 +36,30 @@ class OutputPair:
     loss: Component
     weight: float
     where: str
+    schedule: "Schedule | None" = None
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When a distillation loss counts, in iterations: as written, `end` -1 standing for the end of training."""
+
+    start: int = 0
+    end: int = -1
+    warmup: int = 0
+    decay: str = "none"
+
+
+@dataclass(frozen=True)
+class FeaturePair:
+    """One distillation loss between two internal tensors, by the names under which they are caught."""
+
+    student: str
+    teacher: str
+    loss: Component
+    weight: float
+    connector: Component
+    where: str
+    schedule: Schedule | None = None
 
 
 @dataclass(frozen=True)
@@ -68,5 +92,6 @@ class Config:
     loss: tuple[LossTerm, ...] = ()
     distill_loss: tuple[LossTerm, ...] = ()
     distill_outputs: tuple[OutputPair, ...] = ()
+    distill_features: tuple[FeaturePair, ...] = ()
     test_config: TestConfig = field(default_factory=TestConfig)
     resolved: Mapping[str, Any] = field(default_factory=dict)

@@ -57,8 +57,8 @@ class TrainLoader:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        for arrays in self._raw():
-            yield self._to_batch(arrays)
+        for iteration, arrays in enumerate(self._raw(), self.sampler.start):
+            yield self._to_batch(arrays, iteration)
 
     def _raw(self) -> Iterator[Sample]:
         if self.num_workers == 0:
@@ -83,10 +83,10 @@ class TrainLoader:
                     batch[key] = np.stack(values)
         return batch
 
-    def _to_batch(self, arrays: Sample) -> Batch:
+    def _to_batch(self, arrays: Sample, iteration: int = 0) -> Batch:
         tensors = {key: paddle.to_tensor(value) for key, value in arrays.items() if key != "index"}
         images, labels = tensors.pop("img"), tensors.pop("label").astype("int64")
-        return Batch(images, labels, self.files(np.asarray(arrays["index"]).tolist()), tensors)
+        return Batch(images, labels, self.files(np.asarray(arrays["index"]).tolist()), tensors, iteration)
 
     def files(self, indices: list[int]) -> tuple[str, ...]:
         """The image paths of samples, or their numbers where the data set has no list of files."""

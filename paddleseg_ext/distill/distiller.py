@@ -1,10 +1,12 @@
 """One step of distillation: a batch in, every loss by name out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import paddle
 from paddle import Tensor, nn
 
+from paddleseg_ext.distill.connector import Connector
 from paddleseg_ext.distill.recorder import Recorder
 from paddleseg_ext.losses.functional import resize
 from paddleseg_ext.losses.task import TaskLoss
@@ -20,22 +22,31 @@ class Pair:
     teacher: int | str
     loss: nn.Layer
     weight: float
+    connector: Connector | None = None
+    schedule: Callable[[int], float] | None = None
 
     def __call__(
-        self, outputs: Sequence[Tensor], features: dict[str, Tensor], taught: TeacherOutputs, y: Tensor
+        self, outputs: Sequence[Tensor], features: dict[str, Tensor], taught: TeacherOutputs, batch: Batch
     ) -> Tensor:
         """The weighted loss. A teacher's logits of another resolution are resized to the student's."""
+        weight = self.weight * (1.0 if self.schedule is None else self.schedule(batch.iteration))
+        if weight == 0:
+            return paddle.zeros([])
         if isinstance(self.student, int) and isinstance(self.teacher, int):
             student = outputs[self.student]
-            return self.weight * self.loss(student, resize(taught.logits[self.teacher], tuple(student.shape[2:])), y)
-        return self.weight * self.loss(features[str(self.student)], taught.features[str(self.teacher)], y)
+            teacher = resize(taught.logits[self.teacher], tuple(student.shape[2:]))
+        else:
+            student, teacher = features[str(self.student)], taught.features[str(self.teacher)]
+            if self.connector is not None:
+                student, teacher = self.connector(student, teacher)
+        return weight * self.loss(student, teacher, batch.labels)
 
 
 class Distiller(nn.Layer):
     """Student, teacher and the losses between them.
 
-    The student (and what trains with it) is a sub-layer. The teacher is a callable and none, so it stays out of
-    parameters, checkpoints, gradient reduction and `train()`.
+    The student and `extras`, what trains with it (connectors, losses with weights), are sub-layers. The teacher is a
+    callable and none, so it stays out of parameters, checkpoints, gradient reduction and `train()`.
     """
 
     def __init__(
@@ -43,6 +54,8 @@ class Distiller(nn.Layer):
     ) -> None:
         super().__init__()
         self.student = student
+        parts = [part for pair in pairs for part in (pair.connector, pair.loss) if part is not None]
+        self.extras = nn.LayerList(parts)
         self.recorder, self.teacher, self.task_loss, self.pairs = recorder, teacher, task_loss, tuple(pairs)
 
     def forward(self, batch: Batch) -> StepOutput:
@@ -52,5 +65,5 @@ class Distiller(nn.Layer):
         features = self.recorder.take()
         losses = self.task_loss(outputs, batch)
         for pair in self.pairs:
-            losses[pair.name] = pair(outputs, features, taught, batch.labels)
+            losses[pair.name] = pair(outputs, features, taught, batch)
         return StepOutput([x.detach() for x in outputs if isinstance(x, Tensor)], losses)

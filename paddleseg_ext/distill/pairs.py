@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import paddle
 from paddle import Tensor, nn
 
-from paddleseg_ext.config import Config, OutputPair
+from paddleseg_ext.config import Config, FeaturePair, OutputPair
+from paddleseg_ext.distill.connector import Connector, build_connector
 from paddleseg_ext.distill.distiller import Pair
 from paddleseg_ext.distill.recorder import Recorder
-from paddleseg_ext.distill.user_file import FeaturePair
+from paddleseg_ext.distill.schedule import WeightFactor
 from paddleseg_ext.errors import ConfigError
-from paddleseg_ext.losses.base import AnyChannels, Loss
 from paddleseg_ext.losses.build import build_distill_loss
 from paddleseg_ext.losses.task import unique_names
 from paddleseg_ext.models.weights import running_statistics
@@ -24,6 +24,7 @@ Shape = list[int]
 class DryRun:
     """The shapes of everything that a student and its teacher give for one batch. An output that is no tensor is None."""
 
+    size: tuple[int, int]  # height and width of the images
     student_outputs: tuple[Shape | None, ...]
     student_features: Mapping[str, Shape]
     teacher_outputs: tuple[Shape | None, ...]
@@ -41,7 +42,8 @@ def dry_run(student: nn.Layer, recorder: Recorder, teacher: Teacher, batch: Batc
     taught: TeacherOutputs = teacher(batch)
     for name, buffer in statistics.items():
         buffer.set_value(kept[name])
-    return DryRun(_shapes(outputs), _named(features), _shapes(taught.logits), _named(taught.features))
+    size = (batch.images.shape[2], batch.images.shape[3])
+    return DryRun(size, _shapes(outputs), _named(features), _shapes(taught.logits), _named(taught.features))
 
 
 def output_pairs(config: Config, run: DryRun) -> tuple[OutputPair, ...]:
@@ -64,35 +66,50 @@ def output_pairs(config: Config, run: DryRun) -> tuple[OutputPair, ...]:
 
 
 def build_pairs(
-    outputs: Sequence[OutputPair], features: Sequence[FeaturePair], run: DryRun, ignore_index: int, num_classes: int
+    outputs: Sequence[OutputPair],
+    features: Sequence[FeaturePair],
+    run: DryRun,
+    *,
+    ignore_index: int,
+    num_classes: int,
+    iters: int,
 ) -> list[Pair]:
-    """Build the losses and check that every pair can work.
+    """Build the losses and connectors and check that every pair can work.
 
     Raises:
         ConfigError: an output or feature does not exist, or the two shapes cannot be compared.
     """
     wanted: list[OutputPair | FeaturePair] = [*outputs, *features]
-    losses = [build_distill_loss(pair.loss, ignore_index, num_classes) for pair in wanted]
-    for pair in outputs:
-        _check_outputs(pair, run)
-    for feature, loss in zip(features, losses[len(outputs) :], strict=True):
-        _check_features(feature, loss, run)
+    losses: list[nn.Layer] = []
+    connectors: list[Connector | None] = []
+    # Named from zero, so that names (the keys of an optimizer's state) do not depend on what else the process has built.
+    with paddle.utils.unique_name.guard("connector_"):
+        for pair in wanted:
+            _check_schedule(pair, iters)
+            losses.append(build_distill_loss(pair.loss, ignore_index, num_classes))
+            connectors.append(_connector(pair, losses[-1], run))
     several = len({(p.student, p.teacher) for p in outputs}) > 1
     labels = [p.loss.type + (f"_{p.student}_{p.teacher}" if several else "") for p in outputs]
     labels += [f"{p.loss.type}_{p.student}" for p in features]
     return [
-        Pair(f"distill/{name}", pair.student, pair.teacher, loss, pair.weight)
-        for name, pair, loss in zip(unique_names(labels), wanted, losses, strict=True)
+        Pair(
+            *(f"distill/{name}", pair.student, pair.teacher, loss, pair.weight, connector),
+            schedule=WeightFactor(pair.schedule, iters) if pair.schedule else None,
+        )
+        for name, pair, loss, connector in zip(unique_names(labels), wanted, losses, connectors, strict=True)
     ]
 
 
 def describe(pair: Pair, run: DryRun) -> str:
-    """One line for the log: both tensors with their shapes, the loss, its weight."""
+    """One line for the log: both tensors with their shapes, the connector, the loss, its weight and when it counts."""
     is_output = isinstance(pair.student, int)
     student = run.student_outputs[int(pair.student)] if is_output else run.student_features[str(pair.student)]
     teacher = run.teacher_outputs[int(pair.teacher)] if is_output else run.teacher_features[str(pair.teacher)]
     kind = "output" if is_output else "feature"
-    return f"{pair.name}: {kind} {pair.student} {student} <- teacher {kind} {pair.teacher} {teacher}, weight {pair.weight:g}"
+    text = f"{pair.name}: {kind} {pair.student} {student} <- teacher {kind} {pair.teacher} {teacher}"
+    if pair.connector is not None and pair.connector.steps:
+        text += f", connector: {pair.connector.describe()}"
+    return f"{text}, weight {pair.weight:g}" + (f", {pair.schedule}" if pair.schedule else "")
 
 
 def _check_outputs(pair: OutputPair, run: DryRun) -> None:
@@ -116,19 +133,26 @@ def _check_outputs(pair: OutputPair, run: DryRun) -> None:
         )
 
 
-def _check_features(pair: FeaturePair, loss: nn.Layer, run: DryRun) -> None:
+def _connector(pair: OutputPair | FeaturePair, loss: nn.Layer, run: DryRun) -> Connector | None:
+    """What a pair of features needs; nothing for outputs. Raises ConfigError where the two cannot be compared."""
+    if isinstance(pair, OutputPair):
+        _check_outputs(pair, run)
+        return None
+    return build_connector(pair.connector, *_features(pair, run), run.size, loss)
+
+
+def _features(pair: FeaturePair, run: DryRun) -> tuple[Shape, Shape]:
     sides = (("Student", pair.student, run.student_features), ("Teacher", pair.teacher, run.teacher_features))
     for side, key, available in sides:
         if key not in available:
             known = ", ".join(f"'{k}'" for k in available) or "nothing"
             raise ConfigError(f"{pair.where}: {side}Adaptor.mapping_layers gives no '{key}'; it gives {known}")
-    student, teacher = run.student_features[pair.student], run.teacher_features[pair.teacher]
-    if not getattr(loss, "fits", Loss.fits)(student, teacher):
-        what = "images, height and width" if isinstance(loss, AnyChannels) else "shapes"
-        raise ConfigError(
-            f"{pair.where}: student '{pair.student}' is {student} and teacher '{pair.teacher}' is {teacher}; "
-            f"{what} must be equal"
-        )
+    return run.student_features[pair.student], run.teacher_features[pair.teacher]
+
+
+def _check_schedule(pair: OutputPair | FeaturePair, iters: int) -> None:
+    if pair.schedule is not None and pair.schedule.start >= iters:
+        raise ConfigError(f"{pair.where}: starts at iteration {pair.schedule.start}, but training has {iters}")
 
 
 def _shapes(tensors: Sequence[object]) -> tuple[Shape | None, ...]:

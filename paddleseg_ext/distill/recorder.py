@@ -1,7 +1,7 @@
 """Catches internal tensors of a model by the names that an adaptor gives them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from paddle import Tensor, nn
@@ -18,19 +18,27 @@ class Recorder:
     Hooks are attached once and come off at the end. A layer that is called several times in a forward gives its last
     tensor.
 
+    Args:
+        adaptor: names the tensors by keys.
+        names: further layers (`layer`, `layer:input`, `layer[1]`), which are their own keys.
+
     Raises (when entered): ConfigError where a name is no layer of the model, with the closest names.
     """
 
-    def __init__(self, adaptor: AdaptorBase) -> None:
-        self.adaptor = adaptor
+    def __init__(self, adaptor: AdaptorBase, names: Iterable[str] = ()) -> None:
+        self.adaptor, self.names = adaptor, tuple(names)
         self._owner = type(adaptor).__name__
         self._caught: dict[str, Tensor] = {}
         self._hooks: list[Any] = []
+        self._keys: set[str] = set()
 
     def __enter__(self) -> "Recorder":
         try:
             for key, spec in self._mapping(add_tensor=False).items():
-                self._attach(key, spec)
+                self._attach(key, spec, f"{self._owner}: '{key}'")
+            for name in self.names:
+                if name not in self._keys:
+                    self._attach(name, name, "distill.features")
         except BaseException:
             self.__exit__()
             raise
@@ -40,6 +48,7 @@ class Recorder:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
+        self._keys.clear()
         self._caught.clear()
 
     def take(self) -> dict[str, Tensor]:
@@ -62,8 +71,8 @@ class Recorder:
         finally:
             self.adaptor.add_tensor = False
 
-    def _attach(self, key: str, spec: Any) -> None:
-        where = f"{self._owner}: '{key}'"
+    def _attach(self, key: str, spec: Any, where: str) -> None:
+        self._keys.add(key)
         match = _SPEC.match(spec) if isinstance(spec, str) else None
         if match is None:
             raise ConfigError(f"{where}: the name of a layer is expected, but got {spec!r}")

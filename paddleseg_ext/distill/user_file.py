@@ -7,22 +7,11 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from paddleseg_ext.config import Component
+from paddleseg_ext.config import Component, FeaturePair
 from paddleseg_ext.distill.adaptor import AdaptorBase
 from paddleseg_ext.errors import ConfigError, closest
 
-_KEYS = ("feature_type", "s_feature_idx", "t_feature_idx", "loss_function", "weight")
-
-
-@dataclass(frozen=True)
-class FeaturePair:
-    """One loss between a tensor of the student and one of the teacher, both by the adaptors' keys."""
-
-    student: str
-    teacher: str
-    loss: Component
-    weight: float
-    where: str
+_KEYS = ("feature_type", "s_feature_idx", "t_feature_idx", "loss_function", "weight", "connector")
 
 
 @dataclass(frozen=True)
@@ -104,4 +93,6 @@ def _pair(entry: Any, where: str) -> FeaturePair:
     # Every further key is an argument of the loss, such as its temperature.
     arguments = {str(key): value for key, value in entry.items() if key not in _KEYS}
     keys = (f"{kind}_{entry['s_feature_idx']}", f"{kind}_{entry['t_feature_idx']}")
-    return FeaturePair(*keys, Component(name, arguments, where), float(weight), where)
+    # Without a connector, shapes that differ are an error, as they are in the tutorial.
+    connector = Component(str(entry.get("connector") or "none"), {}, where)
+    return FeaturePair(*keys, Component(name, arguments, where), float(weight), connector, where)

@@ -17,6 +17,7 @@ from paddleseg_ext.models.safe_load import safe_load
 from paddleseg_ext.models.weights import load_weights
 
 _MODEL, _OPTIMIZER, _STATE = "model.pdparams", "model.pdopt", "state.json"
+_EXTRAS = "connectors.pdparams"
 
 
 @dataclass
@@ -58,13 +59,24 @@ class CheckpointStore:
         for left in (*self.folder.glob(".partial_*"), *self.folder.glob(".old_*")):
             shutil.rmtree(left, ignore_errors=True)
 
-    def save(self, model: nn.Layer, optimizer: paddle.optimizer.Optimizer, state: RunState) -> Path:
-        """Write `iter_N/` and delete this run's oldest beyond `keep`; keep 0 or less keeps all."""
+    def save(
+        self,
+        model: nn.Layer,
+        optimizer: paddle.optimizer.Optimizer,
+        state: RunState,
+        extras: nn.Layer | None = None,
+    ) -> Path:
+        """Write `iter_N/` and delete this run's oldest beyond `keep`; keep 0 or less keeps all.
+
+        `extras`, what trains with the model without being part of it, go to a file of their own.
+        """
         final = self.folder / f"iter_{state.iteration}"
         partial = self.folder / f".partial_{final.name}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         paddle.save(model.state_dict(), str(partial / _MODEL))
+        if extras is not None:
+            paddle.save(extras.state_dict(), str(partial / _EXTRAS))
         paddle.save(optimizer.state_dict(), str(partial / _OPTIMIZER))
         (partial / _STATE).write_text(json.dumps(asdict(state), indent=1))
         for file in partial.iterdir():
@@ -139,7 +151,9 @@ def read_state(folder: Path) -> RunState:
         raise CheckpointError(f"--resume_model {folder}: {_STATE} cannot be read: {error}") from None
 
 
-def restore(folder: Path, model: nn.Layer, optimizer: paddle.optimizer.Optimizer) -> None:
+def restore(
+    folder: Path, model: nn.Layer, optimizer: paddle.optimizer.Optimizer, extras: nn.Layer | None = None
+) -> None:
     """Load a checkpoint's weights and optimizer state; all of it must fit.
 
     Raises:
@@ -148,7 +162,13 @@ def restore(folder: Path, model: nn.Layer, optimizer: paddle.optimizer.Optimizer
     load_weights(model, str(folder / _MODEL), strict=True)
     saved = safe_load(str(folder / _OPTIMIZER))
     saved.pop("StructuredToParameterName@@", None)
-    names = {p.name for p in model.parameters() if not p.stop_gradient}
+    trained = list(model.parameters())
+    if extras is not None:
+        if not (folder / _EXTRAS).is_file():
+            raise CheckpointError(f"--resume_model {folder}: it has no connectors, but distill.features needs some")
+        load_weights(extras, str(folder / _EXTRAS), strict=True)
+        trained += extras.parameters()
+    names = {p.name for p in trained if not p.stop_gradient}
     accumulators = [key for key in saved if key not in ("LR_Scheduler", "master_weights")]
     strange = [key for key in accumulators if not any(key.startswith(f"{name}_") for name in names)]
     if strange:

@@ -27,11 +27,14 @@ def main() -> None:
         session = open_session(args, args.student_config)
         student = build_trained_model(session)
         teacher, report = build_teacher(session)
-        with Recorder(user.student_adaptor(student)) as caught, Recorder(user.teacher_adaptor(teacher)) as taught:
-            distiller = build_distiller(session, student, caught, teacher, taught, user.pairs)
+        named = session.config.distill_features
+        catch = Recorder(user.student_adaptor(student), [pair.student for pair in named])
+        catch_teacher = Recorder(user.teacher_adaptor(teacher), [pair.teacher for pair in named])
+        with catch as caught, catch_teacher as taught:
+            distiller = build_distiller(session, student, caught, teacher, taught, (*named, *user.pairs))
             show_teacher(session, teacher, report)
             with unchanged(distiller.teacher):
-                train(session, student, distiller, name="student", teacher=teacher)
+                train(session, student, distiller, name="student", extras=distiller.extras, teacher=teacher)
 
 
 if __name__ == "__main__":

@@ -28,9 +28,9 @@ def read_until(process, wanted):
 
 
 def results(world, save_dir):
-    files = [f"iter_{ITERS}/model.pdparams", f"iter_{ITERS}/model.pdopt", "best_model/model.pdparams"]
-    contents = [world.weights(f"{save_dir}/{file}") for file in files]
-    contents[1].pop("LR_Scheduler")
+    files = [f"iter_{ITERS}/{name}" for name in ("model.pdopt", "model.pdparams", "connectors.pdparams")]
+    contents = [world.weights(f"{save_dir}/{file}") for file in (*files, "best_model/model.pdparams")]
+    contents[0].pop("LR_Scheduler")
     losses = {r["iter"]: r["loss"] for r in world.records("train", save_dir)}
     miou = {r["iter"]: r["mIoU"] for r in world.records("eval", save_dir)}
     return contents, losses, miou
@@ -38,6 +38,9 @@ def results(world, save_dir):
 
 @pytest.fixture
 def uninterrupted(world):
+    """A run with everything that is trained: the student, and a connector to a wider teacher."""
+    world.student["distill"] = {"features": [{"student": "conv1", "loss": {"type": "HintLoss"}, "weight": 0.5}]}
+    world.write()
     world.run(DISTILL, save_dir="whole", **FLAGS)
     return results(world, "whole")
 
@@ -48,8 +51,8 @@ def test_killed_twice_while_training_and_once_in_a_save_it_ends_bit_for_bit_the_
         read_until(process, moment)
         process.kill()
         process.wait()
-    # Saving a checkpoint writes weights and optimizer, and best_model before them where it is better.
-    world.run(DISTILL, code=-signal.SIGKILL, env={"DIE_IN_SAVE": "2"}, resume_model="auto", **FLAGS)
+    # Saving a checkpoint writes weights, connectors and optimizer, and best_model before them where it is better.
+    world.run(DISTILL, code=-signal.SIGKILL, env={"DIE_IN_SAVE": "3"}, resume_model="auto", **FLAGS)
     text = world.run(DISTILL, resume_model="auto", **FLAGS)
     assert "resumed from out/iter_" in text
     contents, losses, miou = results(world, "out")

@@ -136,3 +136,34 @@ def test_test_config_reaches_the_evaluation(world):
     world.run(TRAIN, config=world.changed(test_config=options), do_eval=True, iters=4, save_dir="slide")
     assert world.records("eval")[0]["mIoU"] != world.records("eval", "slide")[0]["mIoU"]
     assert world.records("train")[3]["loss"] == world.records("train", "slide")[3]["loss"]
+
+
+def test_features_of_any_shape_are_distilled_by_two_names_in_yaml(world):
+    world.student["distill"] = {
+        "features": [
+            {"student": "conv1", "loss": {"type": "SegChannelwiseLoss", "temperature": 4}, "weight": 5},
+            {
+                **{"student": "conv2:input", "teacher": "norm", "loss": {"type": "NormalizedFeatureLoss"}},
+                **{"connector": "mlp", "schedule": {"start": 4, "end": 8, "decay": "linear"}},
+            },
+        ]
+    }
+    world.write()
+    text = world.run(DISTILL, save_interval=8)
+    assert (
+        "feature conv1 [2, 8, 16, 20] <- teacher feature conv1 [2, 16, 16, 20], connector: conv1x1 8 to 16 channels, weight 5"
+        in text
+    )
+    assert "connector: mlp 8 to 16 channels, weight 1, iterations 4 to 8, linear decay" in text
+    losses = [r["distill/NormalizedFeatureLoss_conv2:input"] for r in world.records("train")]
+    assert losses[:4] == [0] * 4 and all(value > 0 for value in losses[4:])
+    assert not [name for name in world.weights("out/iter_8/model.pdparams") if "projection" in name]
+    assert len(world.weights("out/iter_8/connectors.pdparams")) == 5 + 4
+
+
+def test_resuming_without_the_connectors_that_are_needed_is_an_error(world):
+    world.run(DISTILL, iters=4)
+    world.student["distill"] = {"features": [{"student": "conv1", "loss": {"type": "HintLoss"}}]}
+    world.write()
+    text = world.run(DISTILL, code=2, resume_model="out/iter_4")
+    assert "error: --resume_model out/iter_4: it has no connectors, but distill.features needs some" in text

@@ -153,6 +153,15 @@ def test_pairs_of_outputs(load):
     assert (pair.student, pair.teacher, pair.weight, pair.loss.params) == (1, 0, 3, {"temperature": 2})
 
 
+def test_pairs_of_features(load):
+    text = "{student: a.b, teacher: c, loss: {type: HintLoss}, weight: 10, connector: mlp, schedule: {start: 5, decay: linear}}"
+    first, second = load(f"distill: {{features: [{text}, {{student: 'x:input', loss: HintLoss}}]}}").distill_features
+    assert (first.student, first.teacher, first.loss.type, first.weight) == ("a.b", "c", "HintLoss", 10)
+    assert first.connector.type == "mlp" and first.schedule == configuration.Schedule(5, -1, 0, "linear")
+    assert (second.student, second.teacher, second.weight) == ("x:input", "x:input", 1.0)
+    assert second.connector.type == "auto" and second.schedule is None
+
+
 def test_test_config(load):
     text = (
         "{aug_eval: True, scales: [0.5, 1], flip_horizontal: True, is_slide: True, crop_size: [32, 16], stride: [8, 8]}"
@@ -188,6 +197,24 @@ def test_a_teachers_file_needs_nothing_but_its_model(write):
         (
             "distill: {outputs: [{student: -1, loss: KLLoss}]}",
             "outputs[0].student: the number of an output, counted from 0",
+        ),
+        ("distill: {features: [{loss: HintLoss}]}", "s.yml:2: distill.features[0]: the key 'student' is missing"),
+        (
+            "distill: {features: [{student: 3, loss: HintLoss}]}",
+            "distill.features[0].student: the name of a layer is expected, but got 3",
+        ),
+        ("distill: {features: [{student: a, loss: K, wieght: 3}]}", "unknown key 'wieght'; closest: 'weight'"),
+        (
+            "distill: {features: [{student: a, loss: K, schedule: {start: -2}}]}",
+            "schedule.start: a number of iterations is expected",
+        ),
+        (
+            "distill: {features: [{student: a, loss: K, schedule: {decay: exp}}]}",
+            "'none', 'linear' or 'cosine' is expected, but got 'exp'",
+        ),
+        (
+            "distill: {features: [{student: a, loss: K, schedule: {start: 9, end: 9}}]}",
+            "end 9 leaves nothing after start and warmup",
         ),
         ("test_config: {is_slide: True}", "s.yml:2: test_config: is_slide needs crop_size and stride"),
         ("test_config: {crop_size: 32}", "test_config.crop_size: [width, height] in pixels is expected, but got 32"),

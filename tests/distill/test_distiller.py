@@ -1,10 +1,13 @@
 """The step of distillation."""
 
+import dataclasses
+
 import numpy as np
 import paddle
 import pytest
 from nets import Net, TutorialModel, adaptor, batch, loss, task_loss
 
+from paddleseg_ext.distill.connector import Connector
 from paddleseg_ext.distill.distiller import Distiller, Pair
 from paddleseg_ext.distill.recorder import Recorder, no_features
 from paddleseg_ext.losses.functional import resize
@@ -107,3 +110,33 @@ def test_the_students_random_numbers_do_not_depend_on_the_teacher():
         paddle.seed(12)
         drawn.append(distiller(student, teacher, outputs=1)(batch(seed=5)).logits[0].numpy())
     assert np.array_equal(*drawn)
+
+
+def test_connectors_train_with_the_student_and_are_no_part_of_it(models):
+    student, teacher = Net(), Net(width=9, stride=2)
+    criterion = loss("HintLoss")
+    with Recorder(adaptor(student, {}), ["stem"]) as caught, Recorder(adaptor(teacher, {}), ["stem"]) as taught:
+        connector = Connector([2, 6, 8, 8], [2, 9, 4, 4], (8, 8), "auto", criterion)
+        pair = Pair("feature", "stem", "stem", criterion, 1.0, connector)
+        step = Distiller(student, caught, ModelTeacher(teacher, taught), task_loss(student), [pair])
+        step(batch()).losses["feature"].backward()
+    assert connector.projection[0].weight.grad is not None
+    assert {id(p) for p in step.parameters()} == {id(p) for p in (*student.parameters(), *connector.parameters())}
+    assert not [name for name in student.state_dict() if "projection" in name]
+
+
+def test_a_loss_whose_time_has_not_come_is_not_computed(models):
+    student, teacher = models
+
+    class Counted(type(loss())):
+        calls = 0
+
+        def forward(self, *arguments):
+            Counted.calls += 1
+            return super().forward(*arguments)
+
+    step = distiller(student, teacher, Pair("kd", 0, 0, Counted(), 2.0, schedule=lambda i: float(i >= 5) / 2))
+    assert float(step(batch()).losses["kd"]) == 0 and Counted.calls == 0
+    later = dataclasses.replace(batch(), iteration=5)
+    wanted = loss()(student(later.images)[0], teacher(later.images)[0], later.labels)
+    assert float(step(later).losses["kd"]) == pytest.approx(float(wanted), rel=1e-5) and Counted.calls == 1

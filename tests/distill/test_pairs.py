@@ -1,13 +1,14 @@
 """Which outputs and features are compared, and what cannot be."""
 
+import dataclasses
+
 import paddle
 import pytest
 from nets import Net, adaptor, batch
 
-from paddleseg_ext.config import Component, Config, LossTerm, OutputPair
+from paddleseg_ext.config import Component, Config, FeaturePair, LossTerm, OutputPair, Schedule
 from paddleseg_ext.distill.pairs import build_pairs, describe, dry_run, output_pairs
 from paddleseg_ext.distill.recorder import Recorder, no_features
-from paddleseg_ext.distill.user_file import FeaturePair
 from paddleseg_ext.errors import ConfigError
 from paddleseg_ext.teachers import ModelTeacher
 
@@ -15,6 +16,9 @@ KL, CHANNEL = (
     Component("KLLoss", {}, "s.yml:5: distill_loss"),
     Component("SegChannelwiseLoss", {}, "s.yml:6: distill_loss"),
 )
+
+
+NUMBERS = {"ignore_index": 255, "num_classes": 4, "iters": 100}
 
 
 def run(student, teacher):
@@ -87,7 +91,7 @@ def output_pair(student=0, teacher=0, loss=KL):
 )
 def test_outputs_that_cannot_be_compared_are_named_before_training(pair, student, message):
     with pytest.raises(ConfigError, match="s.yml:9: distill.outputs.*" + message):
-        build_pairs([pair], [], run(student, Net(outputs=2)), 255, 4)
+        build_pairs([pair], [], run(student, Net(outputs=2)), **NUMBERS)
 
 
 def test_an_output_that_is_no_map_of_logits_is_named():
@@ -97,7 +101,7 @@ def test_an_output_that_is_no_map_of_logits_is_named():
 
     for index, what in ((0, r"\[2, 3\]"), (1, "no tensor")):
         with pytest.raises(ConfigError, match=f"output {index} of the student is no map of logits but {what}"):
-            build_pairs([output_pair(student=index)], [], run(Odd(), Net()), 255, 4)
+            build_pairs([output_pair(student=index)], [], run(Odd(), Net()), **NUMBERS)
 
 
 def features(student="stem", teacher="stem", **sizes):
@@ -106,31 +110,52 @@ def features(student="stem", teacher="stem", **sizes):
         return dry_run(s, caught, ModelTeacher(t, taught), batch())
 
 
-def feature_pair(student="hidden_0", teacher="hidden_0", loss="SegChannelwiseLoss"):
+def feature_pair(student="hidden_0", teacher="hidden_0", loss="SegChannelwiseLoss", connector="none"):
     where = "mine.py: prepare_distill_config[0]"
-    return FeaturePair(student, teacher, Component(loss, {}, where), 2.0, where)
+    return FeaturePair(student, teacher, Component(loss, {}, where), 2.0, Component(connector, {}, where), where)
 
 
 def test_features_of_different_shapes_are_named_with_both():
     with pytest.raises(
-        ConfigError, match=r"student 'hidden_0' is \[2, 6, 8, 8\] and teacher 'hidden_0' is \[2, 9, 8, 8\]"
+        ConfigError, match=r"student \[2, 6, 8, 8\] and teacher \[2, 9, 8, 8\] cannot be compared: shapes must be equal"
     ):
-        build_pairs([], [feature_pair()], features(width=9), 255, 4)
+        build_pairs([], [feature_pair()], features(width=9), **NUMBERS)
 
 
 def test_a_key_that_no_adaptor_gives_is_named_with_those_it_gives():
     with pytest.raises(ConfigError, match="TeacherAdaptor.mapping_layers gives no 'hidden_3'; it gives 'hidden_0'"):
-        build_pairs([], [feature_pair(teacher="hidden_3")], features(), 255, 4)
+        build_pairs([], [feature_pair(teacher="hidden_3")], features(), **NUMBERS)
 
 
 def test_names_of_losses_tell_what_they_compare():
     shapes = run(Net(outputs=2), Net(outputs=2))
-    same = build_pairs([output_pair(), output_pair(loss=CHANNEL)], [], shapes, 255, 4)
+    same = build_pairs([output_pair(), output_pair(loss=CHANNEL)], [], shapes, **NUMBERS)
     assert [p.name for p in same] == ["distill/KLLoss", "distill/SegChannelwiseLoss"]
-    several = build_pairs([output_pair(), output_pair(1, 1), output_pair(1, 1)], [], shapes, 255, 4)
+    several = build_pairs([output_pair(), output_pair(1, 1), output_pair(1, 1)], [], shapes, **NUMBERS)
     assert [p.name for p in several] == ["distill/KLLoss_0_0", "distill/KLLoss_1_1_0", "distill/KLLoss_1_1_1"]
-    (feature,) = build_pairs([], [feature_pair()], features(), 255, 4)
+    (feature,) = build_pairs([], [feature_pair()], features(), **NUMBERS)
     assert feature.name == "distill/SegChannelwiseLoss_hidden_0"
     assert describe(feature, features()).endswith(
         "feature hidden_0 [2, 6, 8, 8] <- teacher feature hidden_0 [2, 6, 8, 8], weight 2"
     )
+
+
+def test_connectors_have_parameter_names_of_their_own_whatever_was_built_before():
+    twice = [feature_pair(connector="auto"), feature_pair(connector="conv3x3")]
+    names = []
+    for _ in range(2):
+        pairs = build_pairs([], twice, features(width=9), **NUMBERS)
+        names.append([p.name for pair in pairs for p in pair.connector.parameters()])
+    assert names[0] == names[1] and len(set(names[0])) == len(names[0]) > 4
+
+
+def test_a_schedule_that_starts_after_training_is_an_error():
+    pair = dataclasses.replace(feature_pair(), schedule=Schedule(start=100))
+    with pytest.raises(ConfigError, match="starts at iteration 100, but training has 100"):
+        build_pairs([], [pair], features(), **NUMBERS)
+
+
+def test_a_schedule_scales_the_weight_by_the_batchs_iteration():
+    pair = dataclasses.replace(feature_pair(), schedule=Schedule(start=10, end=30, decay="linear"))
+    (built,) = build_pairs([], [pair], features(), **NUMBERS)
+    assert [built.schedule(i) for i in (0, 9, 10, 20, 30)] == [0, 0, 1, 0.5, 0]

@@ -24,13 +24,14 @@ class CheckpointHook:
         self,
         store: CheckpointStore,
         model: nn.Layer,
+        extras: nn.Layer | None,
         optimizer: paddle.optimizer.Optimizer,
         scaler: paddle.amp.GradScaler,
         state: RunState,
         interval: int,
         evaluation: EvaluateHook | None,
     ) -> None:
-        self.store, self.model, self.optimizer, self.scaler = store, model, optimizer, scaler
+        self.store, self.model, self.extras, self.optimizer, self.scaler = store, model, extras, optimizer, scaler
         self.state, self.interval, self.evaluation = state, interval, evaluation
 
     def before_run(self, progress: Progress) -> None:
@@ -40,6 +41,8 @@ class CheckpointHook:
         if not (progress.due(self.interval) or progress.stop):
             return
         env.share_statistics(self.model)
+        if self.extras is not None:
+            env.share_statistics(self.extras)
         metrics = self.evaluation.latest if self.evaluation else None
         better = metrics is not None and (self.state.best_miou is None or metrics.miou > self.state.best_miou)
         if better and metrics is not None:
@@ -50,7 +53,7 @@ class CheckpointHook:
             self.store.save_best(self.model)
         self.state.iteration = progress.iteration
         self.state.scaler = _plain(self.scaler.state_dict())
-        folder = self.store.save(self.model, self.optimizer, self.state)
+        folder = self.store.save(self.model, self.optimizer, self.state, self.extras)
         if metrics is not None:
             _log.info(
                 "[EVAL] best mIoU %.4f at iter %s, in best_model/", self.state.best_miou, self.state.best_iteration

@@ -1,0 +1,131 @@
+"""What brings a student's and a teacher's feature to one shape: as little as is needed, trained with the student."""
+
+import math
+from collections.abc import Sequence
+
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+from paddleseg_ext.config import Component
+from paddleseg_ext.errors import ConfigError, closest
+from paddleseg_ext.losses.base import Loss
+
+KINDS = ("auto", "none", "conv1x1", "conv3x3", "mlp")
+_STRIDES = (4, 8, 16, 32, 64, 2, 1)
+
+
+class Connector(nn.Layer):
+    """Maps a pair of features to the shape at which they are compared.
+
+    The student's channels become the teacher's by a projection that trains with the student; its resolution becomes the
+    teacher's by bilinear resizing (align_corners=False). Tokens [N, L, C] of either side become a map; a class token is
+    dropped.
+
+    Args:
+        student, teacher: shapes of the features.
+        size: (height, width) of the images that they were seen for; tells tokens' rows and columns.
+        kind: 'auto' projects by 1x1 convolution and batch norm where the channels differ and the loss needs them equal;
+            'conv1x1' and 'conv3x3' (convolution and batch norm) and 'mlp' (1x1 convolution, ReLU, 1x1 convolution)
+            project in any case; 'none' changes nothing.
+        loss: what compares them.
+
+    Raises:
+        ValueError: shapes that cannot be brought together.
+    """
+
+    def __init__(
+        self, student: Sequence[int], teacher: Sequence[int], size: tuple[int, int], kind: str, loss: nn.Layer
+    ) -> None:
+        super().__init__()
+        self.steps: list[str] = []
+        self.projection: nn.Layer | None = None
+        self.resized_to: tuple[int, int] | None = None
+        self.grids = (None, None) if kind == "none" else (_grid(student, size), _grid(teacher, size))
+        fits = getattr(loss, "fits", Loss.fits)
+        if fits(student, teacher) and kind in ("auto", "none"):
+            self.grids = (None, None)
+            return
+        if kind == "none":
+            raise ValueError("shapes must be equal, or a connector chosen")
+        from_shape, to_shape = _as_map_shape(student, self.grids[0]), _as_map_shape(teacher, self.grids[1])
+        for side, grid in zip(("student", "teacher"), self.grids, strict=True):
+            if grid is not None:
+                self.steps.append(f"{side}'s tokens as {grid[0]}x{grid[1]}")
+        resized = (*from_shape[:2], *to_shape[2:])
+        if kind != "auto" or not fits(resized, to_shape):
+            kind = "conv1x1" if kind == "auto" else kind
+            self.projection = _projection(kind, from_shape[1], to_shape[1])
+            self.steps.append(f"{kind} {from_shape[1]} to {to_shape[1]} channels")
+        if from_shape[2:] != to_shape[2:] and not fits(from_shape, to_shape):
+            self.resized_to = (to_shape[2], to_shape[3])
+            self.steps.append(f"resize to {to_shape[2]}x{to_shape[3]}")
+
+    def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        student, teacher = _to_map(student, self.grids[0]), _to_map(teacher, self.grids[1])
+        if self.projection is not None:
+            student = self.projection(student)
+        if self.resized_to is not None:
+            # To what the teacher has now: crops of another size give other maps.
+            student = F.interpolate(student, teacher.shape[2:], mode="bilinear", align_corners=False)
+        return student, teacher
+
+    def describe(self) -> str:
+        """What it does, in words, or 'none'."""
+        return ", ".join(self.steps) or "none"
+
+
+def build_connector(
+    component: Component, student: Sequence[int], teacher: Sequence[int], size: tuple[int, int], loss: nn.Layer
+) -> Connector:
+    """The connector of a pair.
+
+    Raises:
+        ConfigError: an unknown kind, or shapes that it cannot bring together.
+    """
+    if component.type not in KINDS:
+        raise ConfigError(f"{component.where}: no connector '{component.type}'{closest(component.type, KINDS)}")
+    for name in component.params:
+        raise ConfigError(f"{component.where}: {component.type} takes no argument '{name}'")
+    try:
+        return Connector(student, teacher, size, component.type, loss)
+    except ValueError as error:
+        raise ConfigError(
+            f"{component.where}: student {list(student)} and teacher {list(teacher)} cannot be compared: {error}"
+        ) from None
+
+
+def _projection(kind: str, channels_in: int, channels_out: int) -> nn.Layer:
+    if kind == "mlp":
+        return nn.Sequential(
+            nn.Conv2D(channels_in, channels_out, 1), nn.ReLU(), nn.Conv2D(channels_out, channels_out, 1)
+        )
+    size = 3 if kind == "conv3x3" else 1
+    convolution = nn.Conv2D(channels_in, channels_out, size, padding=size // 2, bias_attr=False)
+    return nn.Sequential(convolution, nn.BatchNorm2D(channels_out))
+
+
+def _grid(shape: Sequence[int], size: tuple[int, int]) -> tuple[int, int] | None:
+    """Rows and columns of tokens [N, L, C] of an image of this size; None for what is no token sequence."""
+    if len(shape) == 4 or len(shape) == 2:
+        return None
+    if len(shape) != 3:
+        raise ValueError("maps [N, C, H, W], tokens [N, L, C] or vectors [N, D] are expected")
+    for stride in _STRIDES:
+        rows, columns = math.ceil(size[0] / stride), math.ceil(size[1] / stride)
+        if rows * columns in (shape[1], shape[1] - 1):
+            return rows, columns
+    raise ValueError(f"{shape[1]} tokens are no grid of a {size[0]}x{size[1]} image")
+
+
+def _as_map_shape(shape: Sequence[int], grid: tuple[int, int] | None) -> tuple[int, int, int, int]:
+    if grid is not None:
+        return shape[0], shape[2], *grid
+    rows, columns = shape[2:] if len(shape) == 4 else (1, 1)
+    return shape[0], shape[1], rows, columns
+
+
+def _to_map(x: Tensor, grid: tuple[int, int] | None) -> Tensor:
+    if grid is not None:
+        x = x[:, x.shape[1] - grid[0] * grid[1] :]  # a class token comes first
+        return x.transpose([0, 2, 1]).reshape([x.shape[0], x.shape[2], *grid])
+    return x
