@@ -48,7 +48,8 @@ def load(
         if raw.tree.get(key) is None:
             raise ConfigError(f"{path}: the key '{key}' is missing{closest(key, set(raw.tree) - set(_TOP_LEVEL))}")
     if model_only:
-        return Config(path, _component(raw, ("model",)), resolved=copy.deepcopy(raw.tree))
+        data = _component(raw, ("train_dataset",)) if raw.tree.get("train_dataset") else None
+        return Config(path, _component(raw, ("model",)), train_dataset=data, resolved=copy.deepcopy(raw.tree))
     return Config(
         path=path,
         model=_component(raw, ("model",)),
