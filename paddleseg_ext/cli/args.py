@@ -25,21 +25,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add("--log_iters", type=_positive, default=10, help="iterations between log lines")
     add("--num_workers", type=int, default=0, help="processes that read training data; 0 reads in this one")
     add("--seed", type=int, help="random seed; default: a new one, which is logged")
-    add(
-        "--precision", choices=("fp32", "fp16", "bf16"), default="fp32", help="fp16 and bf16: automatic mixed precision"
-    )
-    add(
-        "--device",
-        choices=("cpu", "gpu", "xpu", "npu", "mlu"),
-        default="gpu",
-        help="the CPU is used where it is missing",
-    )
-    add(
-        "--opts",
-        nargs="+",
-        metavar="KEY=VALUE",
-        help="overwrite values of the file, such as optimizer.weight_decay=1e-4",
-    )
+    add_device(parser)
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +45,41 @@ def add_distillation(parser: argparse.ArgumentParser, distill_config: str) -> No
         type=int,
         help="with --do_eval, measure the teacher on so many images only; 0: not at all; default: all",
     )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Where and how precisely a command computes, and what it changes in its file."""
+    add = parser.add_argument
+    add(
+        "--precision", choices=("fp32", "fp16", "bf16"), default="fp32", help="fp16 and bf16: automatic mixed precision"
+    )
+    add(
+        "--device",
+        choices=("cpu", "gpu", "xpu", "npu", "mlu"),
+        default="gpu",
+        help="the CPU is used where it is missing",
+    )
+    add(
+        "--opts",
+        nargs="+",
+        metavar="KEY=VALUE",
+        help="overwrite values of the file, such as optimizer.weight_decay=1e-4",
+    )
+
+
+def add_trained_model(parser: argparse.ArgumentParser) -> None:
+    """A configuration with weights, and how the model is applied to an image; the defaults are the file's `test_config`."""
+    add_config(parser)
+    add = parser.add_argument
+    add("--model_path", required=True, help="weights: a .pdparams file, a folder with model.pdparams in it, or a URL")
+    add("--num_workers", type=int, default=0, help="threads that read images ahead")
+    add("--aug_eval", action="store_true", help="average over scales and flips")
+    add("--scales", type=float, nargs="+", help="scales of --aug_eval")
+    add("--flip_horizontal", action="store_true", help="of --aug_eval")
+    add("--flip_vertical", action="store_true", help="of --aug_eval")
+    add("--is_slide", action="store_true", help="by a sliding window; needs --crop_size and --stride")
+    add("--crop_size", type=_positive, nargs=2, metavar=("WIDTH", "HEIGHT"), help="of the window, in pixels")
+    add("--stride", type=_positive, nargs=2, metavar=("X", "Y"), help="of the window, in pixels")
 
 
 def _positive(text: str) -> int:

@@ -14,7 +14,7 @@ from paddleseg_ext.data.build import dataset_facts
 from paddleseg_ext.distill.layers import LayerRecord, record_layers, suggest_pairs
 from paddleseg_ext.engine.env import set_device
 from paddleseg_ext.errors import ConfigError
-from paddleseg_ext.models import build_model
+from paddleseg_ext.models import build_model, without_pretrained
 
 _COLUMNS = (("layer", 44), ("type", 20), ("output", 20), ("stride", 6), ("parameters", 10), ("time %", 6))
 
@@ -50,7 +50,7 @@ def _records(path: str, size: tuple[int, int]) -> tuple[list[LayerRecord], str]:
     classes = config.model.params.get("num_classes")
     if classes is None and config.train_dataset is not None:
         classes = dataset_facts(config.train_dataset).num_classes
-    model, _ = build_model(_without_weights(config.model), classes or 2)
+    model, _ = build_model(without_pretrained(config.model), classes or 2)
     try:
         records = record_layers(model, paddle.rand([1, 3, *size]))
     except Exception as error:
@@ -60,17 +60,6 @@ def _records(path: str, size: tuple[int, int]) -> tuple[list[LayerRecord], str]:
         ) from error
     count = sum(p.size for p in model.parameters())
     return records, f"{config.model.type} of {path}, {int(count) / 1e6:.2f} M parameters, input {size[0]}x{size[1]}"
-
-
-def _without_weights(component: configuration.Component) -> configuration.Component:
-    """The same model from random weights: they do not change what is shown."""
-    params = {
-        name: _without_weights(value) if isinstance(value, configuration.Component) else value
-        for name, value in component.params.items()
-    }
-    if params.get("pretrained"):
-        params["pretrained"] = None
-    return configuration.Component(component.type, params, component.where)
 
 
 def _table(records: Sequence[LayerRecord], depth: int) -> list[str]:

@@ -14,13 +14,13 @@ import paddle
 
 from paddleseg_ext import config as configuration
 from paddleseg_ext.cli import args as flags
-from paddleseg_ext.cli.screen import user_errors
+from paddleseg_ext.cli.screen import start_logging, user_errors
 from paddleseg_ext.data.build import agreed_facts, build_dataset
 from paddleseg_ext.engine.env import set_device
 from paddleseg_ext.engine.evaluate import predict, spread
 from paddleseg_ext.engine.pictures import classes_panel, image_panel, write_sheet
 from paddleseg_ext.errors import UserError
-from paddleseg_ext.models import build_model, load_weights
+from paddleseg_ext.models import build_trained_model
 
 ROOT = Path(__file__).resolve().parents[2]
 TEACHER, STUDENT = "configs/quick_start/fundus_teacher.yml", "configs/quick_start/fundus_student.yml"
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="random seed of all three")
     parser.add_argument("--iters", type=int, help="train all three so long instead of as long as the files say")
     args = parser.parse_args()
+    start_logging(rank=0)
     folder = Path(args.save_dir)
     common = ["--do_eval", "--use_vdl", "--save_interval", "100", "--seed", str(args.seed)]
     common += ["--iters", str(args.iters)] if args.iters else []
@@ -67,10 +68,9 @@ def _show(folder: Path, rows: list[tuple[str, Path, float]]) -> None:
     facts = agreed_facts(config)
     models = {}
     for name, save_dir, _ in rows:
-        file = configuration.load(str(ROOT / files[name]), opts=["model.pretrained=null"])
-        models[name], _ = build_model(file.model, facts.num_classes, facts.img_channels)
-        load_weights(models[name], str(ROOT / save_dir / "best_model"), strict=True)
-        models[name].eval()
+        file = configuration.load(str(ROOT / files[name]), model_only=True)
+        weights = str(ROOT / save_dir / "best_model")
+        models[name] = build_trained_model(file.model, weights, facts.num_classes, facts.img_channels)
     dataset = build_dataset(config.val_dataset)
     sheet = ROOT / folder / "comparison.png"
     write_sheet(sheet, [_row(dataset, index, models, config.test_config) for index in spread(len(dataset), 5)])

@@ -97,25 +97,40 @@ def spread(length: int, limit: int | None) -> list[int]:
     return [i * length // limit for i in range(limit)]
 
 
-@paddle.no_grad()
 def predict(model: nn.Layer, sample: dict[str, Any], test_config: TestConfig, precision: str = "fp32") -> np.ndarray:
-    """The classes [H, W] of one validation sample, at its label's size, by PaddleSeg's own inference."""
+    """The classes [H, W] of one sample, at its original size, by PaddleSeg's own inference."""
+    return _infer(model, sample, test_config, precision)[0].numpy()[0, 0]
+
+
+def predict_probabilities(
+    model: nn.Layer, sample: dict[str, Any], test_config: TestConfig, precision: str = "fp32"
+) -> np.ndarray:
+    """The probability of each class, float32 [C, H, W], whose largest `predict` gives."""
+    scores = _infer(model, sample, test_config, precision)[1][0].astype("float32")
+    if test_config.aug_eval:  # a sum of probabilities already
+        return (scores / scores.sum(axis=0, keepdim=True)).numpy()
+    return paddle.nn.functional.softmax(scores, axis=0).numpy()
+
+
+@paddle.no_grad()
+def _infer(
+    model: nn.Layer, sample: dict[str, Any], test_config: TestConfig, precision: str
+) -> tuple[paddle.Tensor, paddle.Tensor]:
+    """PaddleSeg's prediction [1, 1, H, W] and scores [1, C, H, W]."""
     image = paddle.to_tensor(sample["img"]).unsqueeze(0)
     slide = {"is_slide": test_config.is_slide, "crop_size": test_config.crop_size, "stride": test_config.stride}
     with autocast(precision):
-        if test_config.aug_eval:
-            prediction, _ = infer.aug_inference(
-                model,
-                image,
-                trans_info=sample["trans_info"],
-                scales=list(test_config.scales),
-                flip_horizontal=test_config.flip_horizontal,
-                flip_vertical=test_config.flip_vertical,
-                **slide,
-            )
-        else:
-            prediction, _ = infer.inference(model, image, trans_info=sample["trans_info"], **slide)
-    return prediction.numpy()[0, 0]
+        if not test_config.aug_eval:
+            return infer.inference(model, image, trans_info=sample["trans_info"], **slide)
+        return infer.aug_inference(
+            model,
+            image,
+            trans_info=sample["trans_info"],
+            scales=list(test_config.scales),
+            flip_horizontal=test_config.flip_horizontal,
+            flip_vertical=test_config.flip_vertical,
+            **slide,
+        )
 
 
 def _prefetched(dataset: Any, indices: list[int], num_workers: int) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -22,10 +22,14 @@ def image_panel(dataset: Any, index: int) -> Picture:
     return _titled(_scaled(image[..., ::-1]), "input")
 
 
+def palette() -> np.ndarray:
+    """PaddleSeg's colours by class, uint8 RGB [256, 3]."""
+    return np.array(visualize.get_color_map_list(256), np.uint8).reshape(-1, 3)
+
+
 def classes_panel(classes: np.ndarray, title: str) -> Picture:
     """A map of classes [H, W] in PaddleSeg's colours; ignored pixels (255) get the palette's last."""
-    palette = np.array(visualize.get_color_map_list(256), np.uint8).reshape(-1, 3)
-    return _titled(_scaled(palette[classes.astype(np.uint8)], nearest=True), title)
+    return _titled(_scaled(palette()[classes.astype(np.uint8)], nearest=True), title)
 
 
 def write_sheet(path: Path, rows: list[Picture]) -> None:

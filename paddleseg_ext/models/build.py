@@ -6,7 +6,7 @@ from paddle import nn
 from paddleseg_ext import registry
 from paddleseg_ext.config import Component
 from paddleseg_ext.errors import ConfigError, WeightsError
-from paddleseg_ext.models.weights import LoadReport, reported_loading
+from paddleseg_ext.models.weights import LoadReport, load_weights, reported_loading
 
 
 def build_model(
@@ -44,6 +44,27 @@ def build_model(
     if strict and own is not None and own.mismatched:
         raise WeightsError(f"{component.where}.pretrained: {own}")
     return model, own
+
+
+def without_pretrained(component: Component) -> Component:
+    """The same model with every `pretrained`, its own and its parts', left out: nothing is fetched or loaded."""
+    params = {
+        name: without_pretrained(value) if isinstance(value, Component) else None if name == "pretrained" else value
+        for name, value in component.params.items()
+    }
+    return Component(component.type, params, component.where)
+
+
+def build_trained_model(component: Component, weights: str, num_classes: int, in_channels: int = 3) -> nn.Layer:
+    """A model to evaluate or use, in eval mode: all of its weights from one file, a folder with model.pdparams, or a URL.
+
+    Raises:
+        ConfigError, WeightsError
+    """
+    model, _ = build_model(without_pretrained(component), num_classes, in_channels)
+    load_weights(model, weights, strict=True)
+    model.eval()
+    return model
 
 
 def _synchronised(component: Component, num_classes: int, in_channels: int) -> Component:

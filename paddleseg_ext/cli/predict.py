@@ -1,0 +1,158 @@
+"""Predicts images with a trained model: masks, overlays and, if asked for, probabilities.
+
+python -m paddleseg_ext.cli.predict --config S.yml --model_path output/best_model --image_path photos --save_dir predicted
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from paddleseg.transforms import Compose
+from PIL import Image
+
+from paddleseg_ext import registry
+from paddleseg_ext.cli import args as flags
+from paddleseg_ext.cli.screen import user_errors
+from paddleseg_ext.cli.trained import Trained, open_trained
+from paddleseg_ext.config import Component
+from paddleseg_ext.engine.evaluate import predict, predict_probabilities
+from paddleseg_ext.engine.hooks.sinks import ProgressBar
+from paddleseg_ext.engine.pictures import palette
+from paddleseg_ext.errors import ConfigError, DataError
+
+_log = logging.getLogger(__name__)
+_IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+_MASKS, _OVERLAYS, _PROBABILITIES = (
+    "pseudo_color_prediction",
+    "added_prediction",
+    "probabilities",
+)  # PaddleSeg's, and ours
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    parser = flags.parser("Predict images with a trained model.")
+    flags.add_trained_model(parser)
+    flags.add_device(parser)
+    add = parser.add_argument
+    add("--image_path", type=Path, required=True, help="an image, a .txt list of images, or a folder of them")
+    add("--save_dir", type=Path, default=Path("output/result"), help="folder to write to")
+    add("--probabilities", action="store_true", help="write float16 [C, H, W] .npy files too")
+    args = parser.parse_args(argv)
+    with user_errors():
+        images = find_images(args.image_path)
+        trained = open_trained(args)
+        transforms = _transforms(trained.dataset)
+        writer = Writer(args.save_dir)
+        bar = ProgressBar("predicting", "image")
+        bar.start(0, len(images))
+        broken = []
+        try:
+            for path, name in images:
+                try:
+                    _predict_one(trained, transforms, path, name, writer, args.precision, args.probabilities)
+                except DataError as error:
+                    _log.warning("%s", error)
+                    broken.append(str(path))
+                bar.advance()
+        finally:
+            bar.close()
+        print(f"{len(images) - len(broken)} images predicted, written to {args.save_dir}")
+        if broken:
+            raise DataError(
+                f"{len(broken)} of {len(images)} images could not be read, the first: {', '.join(broken[:3])}"
+            )
+
+
+def find_images(path: Path) -> list[tuple[Path, Path]]:
+    """The images that a path means, each with its name below the folder that is written to.
+
+    A list names one image a line, its first word; names are relative to the list's folder.
+
+    Raises:
+        ConfigError: no such path, or no images in it.
+    """
+    if path.is_dir():
+        found = sorted(p for p in path.rglob("*") if p.suffix.lower() in _IMAGES)
+        images = [(p, p.relative_to(path)) for p in found]
+    elif path.suffix == ".txt" and path.is_file():
+        words = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.split()]
+        images = [(path.parent / word, _inside(Path(word))) for word in words]
+    elif path.is_file():
+        images = [(path, Path(path.name))]
+    else:
+        raise ConfigError(f"--image_path {path}: no such file or folder")
+    if not images:
+        raise ConfigError(f"--image_path {path}: no images in it ({', '.join(_IMAGES)})")
+    return images
+
+
+def _inside(path: Path) -> Path:
+    """A path of a list as a name below another folder: its last part where it leads elsewhere."""
+    return Path(path.name) if path.is_absolute() or ".." in path.parts else path
+
+
+def _transforms(dataset: Component) -> Compose:
+    parts = dataset.params.get("transforms") or []
+    return Compose([registry.build(part, "transform") for part in parts])
+
+
+class Writer:
+    """Writes what is predicted of an image, each file whole or not at all, under the image's own name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"--save_dir {folder}: cannot be made: {error.strerror}") from None
+
+    def mask(self, name: Path, classes: np.ndarray) -> None:
+        """Class numbers as a palette PNG."""
+        picture = Image.fromarray(classes.astype(np.uint8), mode="P")
+        picture.putpalette(palette().tobytes())
+        with self._whole(_MASKS, name.with_suffix(".png")) as partial:
+            picture.save(partial, format="PNG")
+
+    def overlay(self, name: Path, image: np.ndarray, classes: np.ndarray) -> None:
+        """The image, BGR, under its classes' colours."""
+        mixed = cv2.addWeighted(image, 0.6, palette()[classes.astype(np.uint8)][..., ::-1].copy(), 0.4, 0)
+        with self._whole(_OVERLAYS, name.with_suffix(".png")) as partial:
+            partial.write_bytes(cv2.imencode(".png", mixed)[1].tobytes())
+
+    def probabilities(self, name: Path, values: np.ndarray) -> None:
+        """float16 [C, H, W]."""
+        with self._whole(_PROBABILITIES, name.with_suffix(".npy")) as partial, partial.open("wb") as file:
+            np.save(file, values.astype(np.float16))
+
+    @contextlib.contextmanager
+    def _whole(self, kind: str, name: Path) -> Iterator[Path]:
+        target = self.folder / kind / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial")
+        yield partial
+        partial.replace(target)
+
+
+def _predict_one(
+    trained: Trained, transforms: Compose, path: Path, name: Path, writer: Writer, precision: str, probabilities: bool
+) -> None:
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise DataError(f"{path}: the image cannot be read")
+    sample = transforms({"img": str(path)})
+    if probabilities:
+        values = predict_probabilities(trained.model, sample, trained.test_config, precision)
+        classes = values.argmax(axis=0)
+        writer.probabilities(name, values)
+    else:
+        classes = predict(trained.model, sample, trained.test_config, precision)
+    writer.mask(name, classes)
+    writer.overlay(name, image, classes)
+
+
+if __name__ == "__main__":
+    main()
