@@ -80,18 +80,14 @@ def build_connector(
     """The connector of a pair.
 
     Raises:
-        ConfigError: an unknown kind, or shapes that it cannot bring together.
+        ConfigError: an unknown kind.
+        ValueError: shapes that it cannot bring together.
     """
     if component.type not in KINDS:
         raise ConfigError(f"{component.where}: no connector '{component.type}'{closest(component.type, KINDS)}")
     for name in component.params:
         raise ConfigError(f"{component.where}: {component.type} takes no argument '{name}'")
-    try:
-        return Connector(student, teacher, size, component.type, loss)
-    except ValueError as error:
-        raise ConfigError(
-            f"{component.where}: student {list(student)} and teacher {list(teacher)} cannot be compared: {error}"
-        ) from None
+    return Connector(student, teacher, size, component.type, loss)
 
 
 def _projection(kind: str, channels_in: int, channels_out: int) -> nn.Layer:

@@ -138,7 +138,13 @@ def _connector(pair: OutputPair | FeaturePair, loss: nn.Layer, run: DryRun) -> C
     if isinstance(pair, OutputPair):
         _check_outputs(pair, run)
         return None
-    return build_connector(pair.connector, *_features(pair, run), run.size, loss)
+    student, teacher = _features(pair, run)
+    try:
+        return build_connector(pair.connector, student, teacher, run.size, loss)
+    except ValueError as error:
+        raise ConfigError(
+            f"{pair.where}: student '{pair.student}' is {student} and teacher '{pair.teacher}' is {teacher}; {error}"
+        ) from None
 
 
 def _features(pair: FeaturePair, run: DryRun) -> tuple[Shape, Shape]:

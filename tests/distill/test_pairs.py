@@ -117,7 +117,8 @@ def feature_pair(student="hidden_0", teacher="hidden_0", loss="SegChannelwiseLos
 
 def test_features_of_different_shapes_are_named_with_both():
     with pytest.raises(
-        ConfigError, match=r"student \[2, 6, 8, 8\] and teacher \[2, 9, 8, 8\] cannot be compared: shapes must be equal"
+        ConfigError,
+        match=r"student 'hidden_0' is \[2, 6, 8, 8\] and teacher 'hidden_0' is \[2, 9, 8, 8\]; shapes must be equal",
     ):
         build_pairs([], [feature_pair()], features(width=9), **NUMBERS)
 
