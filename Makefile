@@ -7,6 +7,7 @@ BIN := .venv/bin
 setup: .venv/.done
 
 .venv/.done: requirements.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 10) <= v <= (3, 12) or sys.exit("error: Python 3.10 to 3.12 is needed, but $(PYTHON) is %d.%d; give another, such as make PYTHON=python3.11" % v)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements.txt
 	touch $@
