@@ -37,6 +37,8 @@ class Connector(nn.Layer):
         self, student: Sequence[int], teacher: Sequence[int], size: tuple[int, int], kind: str, loss: nn.Layer
     ) -> None:
         super().__init__()
+        # The shapes of what comes out, student's and teacher's.
+        self.shapes: tuple[Sequence[int], Sequence[int]] = (student, teacher)
         self.steps: list[str] = []
         self.projection: nn.Layer | None = None
         self.resized_to: tuple[int, int] | None = None
@@ -59,6 +61,9 @@ class Connector(nn.Layer):
         if from_shape[2:] != to_shape[2:] and not fits(from_shape, to_shape):
             self.resized_to = (to_shape[2], to_shape[3])
             self.steps.append(f"resize to {to_shape[2]}x{to_shape[3]}")
+        channels = to_shape[1] if self.projection is not None else from_shape[1]
+        size_out = to_shape[2:] if self.resized_to is not None else from_shape[2:]
+        self.shapes = ((from_shape[0], channels, *size_out), to_shape)
 
     def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         student, teacher = _to_map(student, self.grids[0]), _to_map(teacher, self.grids[1])

@@ -12,6 +12,7 @@ from paddleseg_ext.distill.distiller import Pair
 from paddleseg_ext.distill.recorder import Recorder
 from paddleseg_ext.distill.schedule import WeightFactor
 from paddleseg_ext.errors import ConfigError
+from paddleseg_ext.losses.base import Loss
 from paddleseg_ext.losses.build import build_distill_loss
 from paddleseg_ext.losses.task import unique_names
 from paddleseg_ext.models.weights import running_statistics
@@ -112,7 +113,7 @@ def describe(pair: Pair, run: DryRun) -> str:
     return f"{text}, weight {pair.weight:g}" + (f", {pair.schedule}" if pair.schedule else "")
 
 
-def _check_outputs(pair: OutputPair, run: DryRun) -> None:
+def _check_outputs(pair: OutputPair, run: DryRun) -> tuple[Shape, Shape]:
     sides = (("student", pair.student, run.student_outputs), ("teacher", pair.teacher, run.teacher_outputs))
     shapes = []
     for side, index, available in sides:
@@ -131,20 +132,26 @@ def _check_outputs(pair: OutputPair, run: DryRun) -> None:
             f"{pair.where}: student output {pair.student} has {shapes[0][1]} classes, "
             f"teacher output {pair.teacher} has {shapes[1][1]}"
         )
+    return shapes[0], shapes[1]
 
 
 def _connector(pair: OutputPair | FeaturePair, loss: nn.Layer, run: DryRun) -> Connector | None:
     """What a pair of features needs; nothing for outputs. Raises ConfigError where the two cannot be compared."""
     if isinstance(pair, OutputPair):
-        _check_outputs(pair, run)
+        shapes = _check_outputs(pair, run)
+        if isinstance(loss, Loss):
+            loss.prepare(*shapes)
         return None
     student, teacher = _features(pair, run)
     try:
-        return build_connector(pair.connector, student, teacher, run.size, loss)
+        connector = build_connector(pair.connector, student, teacher, run.size, loss)
     except ValueError as error:
         raise ConfigError(
             f"{pair.where}: student '{pair.student}' is {student} and teacher '{pair.teacher}' is {teacher}; {error}"
         ) from None
+    if isinstance(loss, Loss):
+        loss.prepare(*connector.shapes)
+    return connector
 
 
 def _features(pair: FeaturePair, run: DryRun) -> tuple[Shape, Shape]:

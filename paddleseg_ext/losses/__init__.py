@@ -3,13 +3,19 @@
 from paddleseg.cvlibs import manager
 
 from paddleseg_ext.losses.base import Loss
-from paddleseg_ext.losses.feature import AttentionTransferLoss, HintLoss, NormalizedFeatureLoss, SegChannelwiseLoss
+from paddleseg_ext.losses.feature import (
+    AttentionTransferLoss,
+    HintLoss,
+    MGDLoss,
+    NormalizedFeatureLoss,
+    SegChannelwiseLoss,
+)
 from paddleseg_ext.losses.logit import BPKDLoss, DISTLoss, DKDLoss, DMLLoss, KLLoss, PixelwiseKLLoss
 from paddleseg_ext.losses.relation import IFVDLoss, RKDLoss, SegPairWiseLoss
 
 DISTILLATION: tuple[type[Loss], ...] = (
     *(KLLoss, PixelwiseKLLoss, DISTLoss, DKDLoss, BPKDLoss, DMLLoss),
-    *(SegChannelwiseLoss, HintLoss, NormalizedFeatureLoss, AttentionTransferLoss),
+    *(SegChannelwiseLoss, HintLoss, NormalizedFeatureLoss, MGDLoss, AttentionTransferLoss),
     *(SegPairWiseLoss, IFVDLoss, RKDLoss),
 )
 

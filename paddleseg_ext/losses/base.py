@@ -29,6 +29,9 @@ class Loss(nn.Layer):
         """Whether tensors of these shapes can be compared: here, equal ones."""
         return list(student) == list(teacher)
 
+    def prepare(self, student: Sequence[int], teacher: Sequence[int]) -> None:
+        """Build what the loss itself trains for tensors of these shapes; called once, before training. Most train nothing."""
+
     def labels(self, x: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
         """Labels [N, H, W] at the size of `x` by nearest neighbour, and their mask [N, 1, H, W].
 

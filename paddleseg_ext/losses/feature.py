@@ -1,6 +1,9 @@
 """Losses between feature maps."""
 
-from paddle import Tensor
+from collections.abc import Sequence
+
+import paddle
+from paddle import Tensor, nn
 
 from paddleseg_ext.errors import ConfigError
 from paddleseg_ext.losses import functional as F
@@ -83,6 +86,50 @@ class NormalizedFeatureLoss(Loss):
     def forward(self, student: Tensor, teacher: Tensor, label: Tensor | None = None) -> Tensor:
         mask = self.mask(student, label)
         return F.normalized_feature_distance(as_map(student), as_map(teacher), mask)
+
+
+class MGDLoss(Loss):
+    """Mean over valid pixels and channels of (G(m S) - T)^2: from a part of the student's feature, generate the teacher's.
+
+    m leaves a random share of the pixels, the same in all channels, drawn anew for each batch; G is a 3x3 convolution, ReLU and
+    another 3x3 convolution that train with the student. The published weight 2e-5 belongs to the sum over pixels and
+    channels (compat 'mmrazor') instead of the mean.
+
+    Args:
+        ignore_index: label value of the pixels left out. Default 255.
+        mask_ratio: share of the pixels that are hidden, 0 to 1. Default 0.75.
+        compat: 'mmrazor' for the sum over pixels and channels, averaged over images. Default None.
+
+    Shape: student and teacher [N, C, H, W]; label int64 [N, H', W'].
+    Raises: ConfigError where mask_ratio is not within 0 to 1 or compat is unknown.
+    Source: Yang et al. 2022, arXiv 2205.01529.
+    """
+
+    def __init__(self, ignore_index: int = 255, mask_ratio: float = 0.75, compat: str | None = None) -> None:
+        super().__init__(ignore_index)
+        if not 0 <= mask_ratio < 1:
+            raise ConfigError(f"MGDLoss: mask_ratio is at least 0 and below 1, but got {mask_ratio!r}")
+        if compat not in (None, "mmrazor"):
+            raise ConfigError(f"MGDLoss: compat is null or 'mmrazor', but got {compat!r}")
+        self.mask_ratio, self.compat = mask_ratio, compat
+        self.generation: nn.Layer | None = None
+
+    def prepare(self, student: Sequence[int], teacher: Sequence[int]) -> None:
+        channels = teacher[1]
+        self.generation = nn.Sequential(
+            nn.Conv2D(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2D(channels, channels, 3, padding=1)
+        )
+
+    def forward(self, student: Tensor, teacher: Tensor, label: Tensor | None = None) -> Tensor:
+        assert self.generation is not None, "prepare() comes first"
+        mask = self.mask(student, label)
+        seen = paddle.rand([student.shape[0], 1, *student.shape[2:]]) >= self.mask_ratio
+        generated = self.generation(F.clean(F.clean(student, mask), seen))
+        loss = F.feature_distance(generated, teacher, mask, "mse")
+        if self.compat is None:
+            return loss
+        valid = student.shape[2] * student.shape[3] if mask is None else mask.astype("float32").sum() / student.shape[0]
+        return loss * valid * student.shape[1]
 
 
 class AttentionTransferLoss(AnyChannels):
