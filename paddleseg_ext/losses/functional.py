@@ -252,24 +252,6 @@ def intra_class_variation_distance(
     return masked_mean((similarity(student) - similarity(teacher)).square(), valid)
 
 
-def flow_distance(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-    """Mean over images and elements of (G_S - G_T)^2, G = F1 F2^T / (valid pixels), F1 and F2 two features of one model.
-
-    Args:
-        student, teacher: two features each, [N, C1, h, w] and [N, C2, h, w].
-
-    Source: Yim et al. 2017, "A Gift from Knowledge Distillation", CVPR.
-    """
-    count = student[0].shape[2] * student[0].shape[3]
-    share = count if mask is None else mask.astype("float32").sum(axis=[2, 3]).unsqueeze(2).clip(min=1.0)
-    prepared = [_prepared(s, t, mask) for s, t in zip(student, teacher, strict=True)]
-    flow_s, flow_t = (
-        paddle.matmul(first.flatten(2), second.flatten(2), transpose_y=True) / share
-        for first, second in zip(*prepared, strict=True)
-    )
-    return (flow_s - flow_t).square().mean()
-
-
 def relational_distance(student: Tensor, teacher: Tensor, distance: float, angle: float) -> Tensor:
     """distance * mean Huber(d_S - d_T) + angle * mean Huber(cos_S - cos_T) over pairs and triples of images.
 

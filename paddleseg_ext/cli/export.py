@@ -1,0 +1,140 @@
+"""Exports a trained model for inference, and checks what was exported against the model.
+
+python -m paddleseg_ext.cli.export --config S.yml --model_path output/best_model --save_dir output/inference
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from paddleseg_ext import registry
+from paddleseg_ext.cli import args as flags
+from paddleseg_ext.cli.screen import user_errors
+from paddleseg_ext.cli.trained import Trained, open_trained
+from paddleseg_ext.data.build import dataset_facts
+from paddleseg_ext.engine.export import OUTPUTS, Agreement, agreement, export, predictor, run_predictor
+from paddleseg_ext.errors import ConfigError, UserError
+
+_ENOUGH = 0.999  # share of pixels that must get the same class
+# Paddle's old IR first: paddle.inference runs it with oneDNN, and PaddleSeg's deploy tools know its file. Some models need PIR.
+_IRS = {"old IR": "0", "PIR": "1"}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    parser = flags.parser("Export a trained model for inference.")
+    flags.add_trained_model(parser)
+    flags.add_device(parser)
+    add = parser.add_argument
+    add("--save_dir", type=Path, default=Path("output/inference_model"), help="folder to write")
+    add("--input_shape", type=int, nargs=4, metavar=("N", "C", "H", "W"), help="fixed; default: any N, H, W")
+    add("--output_op", choices=OUTPUTS, default="argmax", help="what the model gives")
+    add("--in_process", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    with user_errors():
+        if args.input_shape and min(args.input_shape) < 1:
+            raise ConfigError(f"--input_shape is N, C, H and W, each at least 1, but got {args.input_shape}")
+        if args.in_process is not None:
+            _export_here(args, args.in_process)
+        else:
+            _export_in_children(args, sys.argv[1:] if argv is None else list(argv))
+
+
+def _export_in_children(args: argparse.Namespace, words: list[str]) -> None:
+    """Try each IR in a process of its own: which one Paddle uses is settled when it is imported."""
+    try:
+        args.save_dir.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=args.save_dir.parent, prefix=f".{args.save_dir.name}."))
+    except OSError as error:
+        raise ConfigError(f"--save_dir {args.save_dir}: cannot be made: {error.strerror}") from None
+    reasons = []
+    try:
+        for name, flag in _IRS.items():
+            folder = work / name.replace(" ", "_")
+            folder.mkdir()
+            command = [sys.executable, "-m", "paddleseg_ext.cli.export", *words, "--in_process", str(folder)]
+            environment = {**os.environ, "FLAGS_enable_pir_api": flag, "PYTHONPATH": os.pathsep.join(sys.path)}
+            done = subprocess.run(command, env=environment, capture_output=True, text=True)
+            if done.returncode == 2:  # what the user can mend
+                raise UserError(done.stderr.strip().splitlines()[-1].removeprefix("error: "))
+            report = folder / "report.json"
+            if done.returncode == 0 and report.is_file():
+                figures = json.loads(report.read_text())
+                report.unlink()
+                _publish(folder, args.save_dir)
+                if name == "PIR":
+                    print(
+                        f"the old IR does not take this model ({reasons[0]}); switch oneDNN off to run it on a CPU: disable_mkldnn()"
+                    )
+                print(f"exported to {args.save_dir} ({name}): {figures['model_file']}, model.pdiparams, deploy.yaml")
+                print(
+                    f"paddle.inference gives {100 * figures['same_class']:.3f} % of the pixels the same class as the model"
+                    + (f", largest difference {figures['difference']:.2e}" if args.output_op != "argmax" else "")
+                )
+                return
+            lines = (done.stderr or done.stdout).strip().splitlines()
+            reasons.append(f"{name}: {lines[-1].strip() if lines else f'exit code {done.returncode}'}")
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    raise UserError(f"{args.config}: this model cannot be exported ({'; '.join(reasons)})")
+
+
+def _publish(folder: Path, target: Path) -> None:
+    """Put the files in their place; those of an earlier export with other names go."""
+    target.mkdir(parents=True, exist_ok=True)
+    for old in ("model.pdmodel", "model.json", "model.pdiparams", "model.pdiparams.info", "deploy.yaml"):
+        if not (folder / old).exists():
+            (target / old).unlink(missing_ok=True)
+    for file in sorted(folder.iterdir()):
+        os.replace(file, target / file.name)
+
+
+def _export_here(args: argparse.Namespace, folder: Path) -> None:
+    trained = open_trained(args)
+    channels = dataset_facts(trained.dataset).img_channels
+    shape: list[int | None] = list(args.input_shape) if args.input_shape else [None, channels, None, None]
+    model_file = export(trained.model, folder, shape, args.output_op)
+    transforms = trained.config.resolved["val_dataset"].get("transforms") or []
+    deploy = {
+        **{"model": model_file, "params": "model.pdiparams", "transforms": transforms, "input_shape": shape},
+        **{"output_op": args.output_op, "output_dtype": "int32" if args.output_op == "argmax" else "float32"},
+    }
+    (folder / "deploy.yaml").write_text(yaml.safe_dump({"Deploy": deploy}, sort_keys=False))
+    found = _check(trained, folder / model_file, args)
+    if found.same_class < _ENOUGH:
+        raise RuntimeError(f"only {100 * found.same_class:.2f} % of the pixels get the class that the model gives them")
+    figures = {"model_file": model_file, "same_class": found.same_class, "difference": found.difference}
+    (folder / "report.json").write_text(json.dumps(figures))
+
+
+def _check(trained: Trained, model_file: Path, args: argparse.Namespace) -> Agreement:
+    """The worst of a few val images, or of one random image of a fixed shape that they do not have."""
+    images = list(_images(trained, args.input_shape)) or [
+        np.random.default_rng(0).normal(0, 1, args.input_shape).astype("float32")
+    ]
+    engine = predictor(model_file, model_file.with_name("model.pdiparams"))
+    found = [agreement(trained.model, args.output_op, x, run_predictor(engine, x)) for x in images]
+    return Agreement(max(f.difference for f in found), min(f.same_class for f in found))
+
+
+def _images(trained: Trained, shape: Sequence[int] | None) -> Any:
+    dataset = registry.build(trained.dataset, "data set")
+    for index in range(min(len(dataset), 3)):
+        sample: Mapping[str, Any] = dataset[index]
+        image = sample["img"][None].astype("float32")
+        if shape is None or list(image.shape) == list(shape):
+            yield image
+
+
+if __name__ == "__main__":
+    main()

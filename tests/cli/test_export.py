@@ -1,0 +1,104 @@
+"""Trained models leave for inference elsewhere, and give the same there."""
+
+import subprocess
+import sys
+
+import numpy as np
+import paddle
+import pytest
+import yaml
+
+from paddleseg_ext import config as configuration
+from paddleseg_ext.engine.export import predictor, run_predictor
+from paddleseg_ext.models import build_model, build_trained_model
+from paddleseg_ext.models.catalogue import model_config
+from tests.cli.conftest import ROOT
+
+
+def run(world, *args, code=0):
+    command = [sys.executable, "-m", "paddleseg_ext.cli.export", "--config", "student.yml", "--device", "cpu"]
+    done = subprocess.run(
+        [*command, "--model_path", "model.pdparams", "--save_dir", "exported", *args],
+        **{"cwd": world.folder, "env": {"PYTHONPATH": str(ROOT), "HOME": str(world.folder), "PATH": ""}},
+        **{"capture_output": True, "text": True, "timeout": 180},
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout if code == 0 else done.stderr.strip().splitlines()[-1]
+
+
+def prepare(world, name):
+    """A model of random weights in the world's configuration; returns it."""
+    world.student["model"] = model_config(name, 3)
+    for part in ("train", "val"):
+        world.student[f"{part}_dataset"]["transforms"].insert(0, {"type": "Resize", "target_size": [96, 64]})
+    world.write()
+    config = configuration.load(str(world.folder / "student.yml"))
+    paddle.seed(0)
+    model, _ = build_model(config.model, 3)
+    paddle.save(model.state_dict(), str(world.folder / "model.pdparams"))
+    return build_trained_model(config.model, str(world.folder / "model.pdparams"), 3)
+
+
+def deployed(world):
+    """The exported model as PaddleSeg's deploy tools find it."""
+    from paddleseg.deploy.infer import DeployConfig
+
+    deploy = DeployConfig(str(world.folder / "exported/deploy.yaml"))
+    from pathlib import Path
+
+    return deploy, predictor(Path(deploy.model), Path(deploy.params))
+
+
+def test_a_cnn_is_exported_for_any_size_and_predicts_the_same(world):
+    model = prepare(world, "FastSCNN")
+    text = run(world)
+    assert "exported to exported (old IR): model.pdmodel, model.pdiparams, deploy.yaml" in text
+    deploy, engine = deployed(world)
+    sample = deploy.transforms({"img": str(world.folder / "val_0.png")})
+    assert sample["img"].shape == (3, 64, 96)
+    for image in (sample["img"][None].astype("float32"), np.random.default_rng(0).random((2, 3, 128, 64), np.float32)):
+        with paddle.no_grad():
+            wanted = model(paddle.to_tensor(image))[0].argmax(1).numpy()
+        given = run_predictor(engine, image)
+        assert given.dtype == np.int32 and given.shape == wanted.shape and (given == wanted).mean() > 0.999
+
+
+def test_a_transformer_is_exported_too_at_a_fixed_size_with_probabilities(world):
+    model = prepare(world, "SegFormer")
+    text = run(world, "--output_op", "softmax", "--input_shape", "1", "3", "64", "96")
+    assert "exported to exported (" in text and "100.000 % of the pixels" in text
+    info = yaml.safe_load((world.folder / "exported/deploy.yaml").read_text())["Deploy"]
+    assert info["input_shape"] == [1, 3, 64, 96] and (info["output_op"], info["output_dtype"]) == ("softmax", "float32")
+    _, engine = deployed(world)
+    image = np.random.default_rng(0).random((1, 3, 64, 96), np.float32)
+    with paddle.no_grad():
+        wanted = paddle.nn.functional.softmax(model(paddle.to_tensor(image))[0], axis=1).numpy()
+    np.testing.assert_allclose(run_predictor(engine, image), wanted, atol=1e-4)
+
+
+def test_exporting_again_replaces_the_files_and_leaves_others(world):
+    prepare(world, "FastSCNN")
+    (world.folder / "exported").mkdir()
+    for name in ("model.json", "notes.txt"):
+        (world.folder / "exported" / name).write_text("old")
+    run(world)
+    left = {p.name for p in (world.folder / "exported").iterdir()}
+    assert {"model.pdmodel", "model.pdiparams", "deploy.yaml", "notes.txt"} <= left and "model.json" not in left
+    assert not list(world.folder.glob(".exported*"))
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--model_path", "nowhere.pdparams"), "error: nowhere.pdparams: no such weights file"),
+        (
+            ("--input_shape", "1", "3", "0", "8"),
+            "error: --input_shape is N, C, H and W, each at least 1, but got [1, 3, 0, 8]",
+        ),
+        (("--config", "other.yml"), "error: other.yml: no such file"),
+    ],
+)
+def test_what_is_wrong_is_named_and_nothing_is_left(world, args, message):
+    prepare(world, "FastSCNN")
+    assert run(world, *args, code=2).startswith(message)
+    assert not (world.folder / "exported").exists() and not list(world.folder.glob(".exported*"))
