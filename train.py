@@ -5,7 +5,7 @@ python train.py --config configs/quick_start/fundus_teacher.yml --do_eval --save
 
 from paddleseg_ext.cli import args as flags
 from paddleseg_ext.cli.screen import user_errors
-from paddleseg_ext.cli.training import build_task_loss, build_trained_model, open_session, train
+from paddleseg_ext.cli.training import build_model_to_train, build_task_loss, open_session, train
 from paddleseg_ext.engine.supervised import SupervisedStep
 
 
@@ -16,7 +16,7 @@ def main() -> None:
     args = parser.parse_args()
     with user_errors():
         session = open_session(args, args.config)
-        model = build_trained_model(session)
+        model = build_model_to_train(session)
         step = SupervisedStep(model, build_task_loss(session, model))
         train(session, model, step, name="prediction")
 

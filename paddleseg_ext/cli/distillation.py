@@ -8,7 +8,7 @@ from paddle import nn
 
 from paddleseg_ext import config as configuration
 from paddleseg_ext.cli.training import Session, build_task_loss
-from paddleseg_ext.config import FeaturePair
+from paddleseg_ext.config import Config, FeaturePair
 from paddleseg_ext.data.loader import sample_images
 from paddleseg_ext.distill.distiller import Distiller
 from paddleseg_ext.distill.pairs import build_pairs, describe, dry_run, output_pairs
@@ -26,14 +26,18 @@ _FEW_WEIGHTS = 0.95  # share of its tensors found in the weights file
 _NEAR_CHANCE = 1.25  # its mIoU over that of the best constant prediction
 
 
-def build_teacher(session: Session) -> tuple[nn.Layer, LoadReport | None]:
+def teacher_config(session: Session) -> Config:
+    """The teacher's file, of which only `model` is needed."""
+    return configuration.load(session.args.teacher_config, opts=session.args.teacher_opts, model_only=True)
+
+
+def build_teacher(session: Session, config: Config) -> tuple[nn.Layer, LoadReport | None]:
     """The `model` of the teacher's file, with its weights.
 
     Raises:
         ConfigError, WeightsError
     """
-    args, facts = session.args, session.data.facts
-    config = configuration.load(args.teacher_config, opts=args.teacher_opts, model_only=True)
+    facts = session.data.facts
     given = config.model.params.get("num_classes", facts.num_classes)
     if given != facts.num_classes:
         raise ConfigError(

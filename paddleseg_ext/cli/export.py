@@ -57,7 +57,7 @@ def _export_in_children(args: argparse.Namespace, words: list[str]) -> None:
         work = Path(tempfile.mkdtemp(dir=args.save_dir.parent, prefix=f".{args.save_dir.name}."))
     except OSError as error:
         raise ConfigError(f"--save_dir {args.save_dir}: cannot be made: {error.strerror}") from None
-    reasons = []
+    reasons: list[str] = []
     try:
         for name, flag in _IRS.items():
             folder = work / name.replace(" ", "_")
@@ -74,7 +74,8 @@ def _export_in_children(args: argparse.Namespace, words: list[str]) -> None:
                 _publish(folder, args.save_dir)
                 if name == "PIR":
                     print(
-                        f"the old IR does not take this model ({reasons[0]}); switch oneDNN off to run it on a CPU: disable_mkldnn()"
+                        f"the old IR does not take this model ({reasons[0]}); "
+                        "to run it on a CPU, switch oneDNN off: disable_mkldnn()"
                     )
                 print(f"exported to {args.save_dir} ({name}): {figures['model_file']}, model.pdiparams, deploy.yaml")
                 print(

@@ -10,6 +10,7 @@ import paddle
 from paddle import nn
 
 from paddleseg_ext import config as configuration
+from paddleseg_ext.cli.provenance import write_provenance
 from paddleseg_ext.cli.screen import start_logging
 from paddleseg_ext.config import Config
 from paddleseg_ext.data.build import DatasetFacts, agreed_facts, build_dataset
@@ -80,7 +81,7 @@ def open_session(args: argparse.Namespace, config_path: str) -> Session:
     return Session(args, config, data, store, state, resumed_from)
 
 
-def build_trained_model(session: Session) -> nn.Layer:
+def build_model_to_train(session: Session) -> nn.Layer:
     """The model that is trained; on several GPUs with batch norm over all of them, as PaddleSeg does."""
     facts = session.data.facts
     model, _ = build_model(session.config.model, facts.num_classes, facts.img_channels)
@@ -102,10 +103,12 @@ def train(
     name: str,
     extras: nn.Layer | None = None,
     teacher: nn.Layer | None = None,
+    teacher_config: Config | None = None,
 ) -> None:
     """Run the loop. `step` holds `model`, which alone is evaluated and kept, and `extras`, which train with it.
 
-    `name` heads the model's pictures; a teacher's are beside them.
+    `name` heads the model's pictures; a teacher's are beside them. `teacher_config` goes into
+    the run's provenance.
     """
     args, config, data, state = session.args, session.config, session.data, session.state
     assert config.optimizer is not None and config.lr_scheduler is not None
@@ -117,6 +120,10 @@ def train(
         if state.scaler:
             trainer.scaler.load_state_dict(state.scaler)
         _log.info("resumed from %s", session.resumed_from)
+    if env.rank() == 0:
+        files = [config] if teacher_config is None else [config, teacher_config]
+        resolved = {file.path: file.resolved for file in files}
+        write_provenance(Path(args.save_dir), state.seed, session.resumed_from, resolved)
     start, ranks = state.iteration, env.world_size()
     sampler = ResumableSampler(len(data.train), config.batch_size, state.seed, start, config.iters, env.rank(), ranks)
     _log.info("%d training images, %d iterations an epoch", len(data.train), sampler.batches_per_epoch)

@@ -10,9 +10,15 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from paddleseg_ext.cli import args as flags  # noqa: E402
-from paddleseg_ext.cli.distillation import build_distiller, build_teacher, show_teacher, unchanged  # noqa: E402
+from paddleseg_ext.cli.distillation import (  # noqa: E402
+    build_distiller,
+    build_teacher,
+    show_teacher,
+    teacher_config,
+    unchanged,
+)
 from paddleseg_ext.cli.screen import user_errors  # noqa: E402
-from paddleseg_ext.cli.training import build_trained_model, open_session, train  # noqa: E402
+from paddleseg_ext.cli.training import build_model_to_train, open_session, train  # noqa: E402
 from paddleseg_ext.distill.recorder import Recorder  # noqa: E402
 from paddleseg_ext.distill.user_file import load_user_file  # noqa: E402
 
@@ -25,8 +31,9 @@ def main() -> None:
     with user_errors():
         user = load_user_file(args.distill_config)
         session = open_session(args, args.student_config)
-        student = build_trained_model(session)
-        teacher, report = build_teacher(session)
+        student = build_model_to_train(session)
+        file = teacher_config(session)
+        teacher, report = build_teacher(session, file)
         named = session.config.distill_features
         catch = Recorder(user.student_adaptor(student), [pair.student for pair in named])
         catch_teacher = Recorder(user.teacher_adaptor(teacher), [pair.teacher for pair in named])
@@ -34,7 +41,8 @@ def main() -> None:
             distiller = build_distiller(session, student, caught, teacher, taught, (*named, *user.pairs))
             show_teacher(session, teacher, report)
             with unchanged(distiller.teacher):
-                train(session, student, distiller, name="student", extras=distiller.extras, teacher=teacher)
+                parts = {"extras": distiller.extras, "teacher": teacher, "teacher_config": file}
+                train(session, student, distiller, name="student", **parts)
 
 
 if __name__ == "__main__":

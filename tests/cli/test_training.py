@@ -1,5 +1,7 @@
 """train.py and distill_train.py from the command line to the files that they leave."""
 
+import json
+
 import numpy as np
 import paddle
 
@@ -167,3 +169,16 @@ def test_resuming_without_the_connectors_that_are_needed_is_an_error(world):
     world.write()
     text = world.run(DISTILL, code=2, resume_model="out/iter_4")
     assert "error: --resume_model out/iter_4: it has no connectors, but distill.features needs some" in text
+
+
+def test_each_start_of_a_run_is_written_down(world):
+    world.run(TRAIN, iters=4)
+    world.run(DISTILL, iters=4, save_dir="distilled")
+    world.run(DISTILL, iters=8, save_dir="distilled", resume_model="auto", seed=None)
+    (alone,) = map(json.loads, (world.folder / "out/provenance.jsonl").read_text().splitlines())
+    first, second = map(json.loads, (world.folder / "distilled/provenance.jsonl").read_text().splitlines())
+    assert alone["seed"] == first["seed"] == second["seed"] == 5 and alone["git"] is None
+    assert alone["versions"]["paddle"] == paddle.__version__ and "--iters" in alone["command"]
+    assert set(first["configs"]) == {"student.yml", "teacher.yml"}
+    assert first["configs"]["teacher.yml"]["model"]["width"] == 16 and second["configs"]["student.yml"]["iters"] == 8
+    assert first["resumed_from"] is None and second["resumed_from"] == "distilled/iter_4"
