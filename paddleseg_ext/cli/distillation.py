@@ -10,20 +10,25 @@ from paddleseg_ext import config as configuration
 from paddleseg_ext.cli.training import Session, build_task_loss
 from paddleseg_ext.config import Config, FeaturePair
 from paddleseg_ext.data.loader import sample_images
+from paddleseg_ext.distill.balance import term_shares
 from paddleseg_ext.distill.distiller import Distiller
 from paddleseg_ext.distill.pairs import build_pairs, describe, dry_run, output_pairs
 from paddleseg_ext.distill.recorder import Recorder
 from paddleseg_ext.engine import env
-from paddleseg_ext.engine.hooks import evaluate_with_bar
+from paddleseg_ext.engine.hooks import OnceHook, evaluate_with_bar
+from paddleseg_ext.engine.trainer import Hook
 from paddleseg_ext.errors import ConfigError
 from paddleseg_ext.models import LoadReport, build_model
 from paddleseg_ext.teachers import ModelTeacher
+from paddleseg_ext.types import Batch
 
 _log = logging.getLogger(__name__)
 
 # Below these, a teacher was probably never really loaded.
 _FEW_WEIGHTS = 0.95  # share of its tensors found in the weights file
 _NEAR_CHANCE = 1.25  # its mIoU over that of the best constant prediction
+
+_BALANCE_AFTER = 50  # iterations
 
 
 def teacher_config(session: Session) -> Config:
@@ -95,6 +100,19 @@ def show_teacher(session: Session, teacher: nn.Layer, report: LoadReport | None)
             metrics.miou,
             metrics.chance,
         )
+
+
+def balance_check(session: Session, distiller: Distiller) -> list[Hook]:
+    """A hook that shows, early in training, how much each loss weighs, and warns of one that does nothing or everything."""
+
+    def show(batch: Batch) -> None:
+        shares = term_shares(distiller, distiller.student, batch)
+        _log.info("[BALANCE] %s", "; ".join(map(str, shares)))
+        for share in shares if len(shares) > 1 else ():
+            if share.warning:
+                _log.warning("%s", share.warning)
+
+    return [OnceHook(min(_BALANCE_AFTER, session.config.iters), show)] if env.rank() == 0 else []
 
 
 @contextlib.contextmanager

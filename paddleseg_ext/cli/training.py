@@ -3,6 +3,7 @@
 import argparse
 import logging
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,6 +105,7 @@ def train(
     extras: nn.Layer | None = None,
     teacher: nn.Layer | None = None,
     teacher_config: Config | None = None,
+    further_hooks: Sequence[Hook] = (),
 ) -> None:
     """Run the loop. `step` holds `model`, which alone is evaluated and kept, and `extras`, which train with it.
 
@@ -127,7 +129,7 @@ def train(
     start, ranks = state.iteration, env.world_size()
     sampler = ResumableSampler(len(data.train), config.batch_size, state.seed, start, config.iters, env.rank(), ranks)
     _log.info("%d training images, %d iterations an epoch", len(data.train), sampler.batches_per_epoch)
-    hooks = _hooks(session, model, extras, optimizer, trainer, sampler, name, teacher)
+    hooks = [*further_hooks, *_hooks(session, model, extras, optimizer, trainer, sampler, name, teacher)]
     parallel = paddle.DataParallel(step, find_unused_parameters=True) if ranks > 1 else step
     model.train()
     trainer.run(parallel, TrainLoader(data.train, sampler, args.num_workers), optimizer, hooks, config.iters, start)

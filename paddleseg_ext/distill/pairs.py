@@ -15,7 +15,7 @@ from paddleseg_ext.errors import ConfigError
 from paddleseg_ext.losses.base import Loss
 from paddleseg_ext.losses.build import build_distill_loss
 from paddleseg_ext.losses.task import unique_names
-from paddleseg_ext.models.weights import running_statistics
+from paddleseg_ext.models.weights import kept_statistics
 from paddleseg_ext.types import Batch, Teacher, TeacherOutputs
 
 Shape = list[int]
@@ -35,14 +35,11 @@ class DryRun:
 @paddle.no_grad()
 def dry_run(student: nn.Layer, recorder: Recorder, teacher: Teacher, batch: Batch) -> DryRun:
     """One forward of both, the student in train mode as in training, its running statistics put back afterwards."""
-    statistics = running_statistics(student)
-    kept = {name: buffer.clone() for name, buffer in statistics.items()}
     student.train()
-    outputs = list(student(batch.images))
-    features = recorder.take()
-    taught: TeacherOutputs = teacher(batch)
-    for name, buffer in statistics.items():
-        buffer.set_value(kept[name])
+    with kept_statistics(student):
+        outputs = list(student(batch.images))
+        features = recorder.take()
+        taught: TeacherOutputs = teacher(batch)
     size = (batch.images.shape[2], batch.images.shape[3])
     return DryRun(size, _shapes(outputs), _named(features), _shapes(taught.logits), _named(taught.features))
 

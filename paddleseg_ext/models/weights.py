@@ -68,6 +68,18 @@ def running_statistics(model: nn.Layer) -> dict[str, paddle.Tensor]:
 
 
 @contextlib.contextmanager
+def kept_statistics(model: nn.Layer) -> Iterator[None]:
+    """Forwards in here may be in train mode; the running statistics are put back afterwards."""
+    statistics = running_statistics(model)
+    kept = {name: tensor.clone() for name, tensor in statistics.items()}
+    try:
+        yield
+    finally:
+        for name, tensor in statistics.items():
+            tensor.set_value(kept[name])
+
+
+@contextlib.contextmanager
 def reported_loading() -> Iterator[list[LoadReport]]:
     """While models are built, what their constructors load goes through `load_weights`; yields the reports.
 

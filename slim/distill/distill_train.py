@@ -11,6 +11,7 @@ sys.path.insert(0, str(HERE.parents[1]))
 
 from paddleseg_ext.cli import args as flags  # noqa: E402
 from paddleseg_ext.cli.distillation import (  # noqa: E402
+    balance_check,
     build_distiller,
     build_teacher,
     show_teacher,
@@ -42,7 +43,8 @@ def main() -> None:
             show_teacher(session, teacher, report)
             with unchanged(distiller.teacher):
                 parts = {"extras": distiller.extras, "teacher": teacher, "teacher_config": file}
-                train(session, student, distiller, name="student", **parts)
+                hooks = balance_check(session, distiller)
+                train(session, student, distiller, name="student", further_hooks=hooks, **parts)
 
 
 if __name__ == "__main__":

@@ -182,3 +182,12 @@ def test_each_start_of_a_run_is_written_down(world):
     assert set(first["configs"]) == {"student.yml", "teacher.yml"}
     assert first["configs"]["teacher.yml"]["model"]["width"] == 16 and second["configs"]["student.yml"]["iters"] == 8
     assert first["resumed_from"] is None and second["resumed_from"] == "distilled/iter_4"
+
+
+def test_how_much_each_loss_weighs_is_shown_and_a_useless_one_warned_of(world):
+    world.student["distill_loss"]["coef"] = [1.0e-6]
+    world.write()
+    text = world.run(DISTILL, iters=4)
+    shown = next(line for line in text.splitlines() if "[BALANCE]" in line)
+    assert "CrossEntropyLoss 100.0 % of the loss, 100.0 % of the gradient; distill/KLLoss 0.0 % of the loss" in shown
+    assert "[WARNING] distill/KLLoss has 0.000 % of the gradient and teaches next to nothing; raise its weight" in text

@@ -3,6 +3,7 @@
 from paddleseg_ext.engine.hooks.checkpoints import CheckpointHook, StopHook
 from paddleseg_ext.engine.hooks.evaluation import EvaluateHook, evaluate_with_bar
 from paddleseg_ext.engine.hooks.log import LogHook
+from paddleseg_ext.engine.hooks.once import OnceHook
 from paddleseg_ext.engine.hooks.pictures import PicturesHook
 from paddleseg_ext.engine.hooks.sinks import ProgressBar, RecordFile, VisualLog
 
@@ -10,6 +11,7 @@ __all__ = [
     "CheckpointHook",
     "EvaluateHook",
     "LogHook",
+    "OnceHook",
     "PicturesHook",
     "ProgressBar",
     "RecordFile",
