@@ -28,6 +28,20 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
 
 
+def training_words(args: argparse.Namespace) -> list[str]:
+    """The flags of `add_training` as they were given, for a command that starts another one."""
+    known = argparse.ArgumentParser()
+    add_training(known)
+    words: list[str] = []
+    for action in known._actions:
+        value = getattr(args, action.dest, None)
+        if action.dest == "help" or value is None or value is False:
+            continue
+        words += action.option_strings[:1]
+        words += [] if value is True else [str(v) for v in value] if isinstance(value, list) else [str(value)]
+    return words
+
+
 def add_config(parser: argparse.ArgumentParser) -> None:
     """The YAML file of a command with one model."""
     parser.add_argument("--config", required=True, help="PaddleSeg YAML file")
@@ -39,6 +53,11 @@ def add_distillation(parser: argparse.ArgumentParser, distill_config: str) -> No
     add("--teacher_config", "--teather_config", required=True, help="PaddleSeg YAML file; its `model` is the teacher")
     add("--student_config", required=True, help="PaddleSeg YAML file of the student: model, data, losses, optimizer")
     add("--distill_config", default=distill_config, help="Python file that names internal tensors and their losses")
+    add(
+        "--baseline",
+        action="store_true",
+        help="first train the student alone, alike, into save_dir/baseline, and show the gain at the end",
+    )
     add("--teacher_opts", nargs="+", metavar="KEY=VALUE", help="as --opts, for the teacher's file")
     add(
         "--teacher_eval_images",

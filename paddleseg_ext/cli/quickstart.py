@@ -3,7 +3,6 @@
 python -m paddleseg_ext.cli.quickstart
 """
 
-import json
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import paddle
 
 from paddleseg_ext import config as configuration
 from paddleseg_ext.cli import args as flags
+from paddleseg_ext.cli.baseline import best_miou
 from paddleseg_ext.cli.screen import start_logging, user_errors
 from paddleseg_ext.data.build import agreed_facts, build_dataset
 from paddleseg_ext.engine.env import set_device
@@ -92,11 +92,10 @@ def _row(
 
 
 def _best_miou(save_dir: Path) -> float:
-    records = [json.loads(line) for line in (save_dir / "metrics.jsonl").read_text().splitlines()]
-    found = [record["mIoU"] for record in records if record["kind"] == "eval"]
-    if not found:
+    best = best_miou(save_dir)
+    if best is None:
         raise UserError(f"{save_dir}/metrics.jsonl: holds no evaluation")
-    return max(found)
+    return best
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Raw dictionaries to the dataclasses of `schema`; every error names file, line and key."""
 
 import copy
+import math
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
@@ -89,6 +90,8 @@ def _component(raw: RawConfig, key: KeyPath) -> Component:
     if not isinstance(value, dict):
         raise ConfigError(f"{raw.where(key)}: a mapping with a 'type' is expected, but got {value!r}")
     if not isinstance(value.get("type"), str):
+        if "type" in value:
+            raise ConfigError(f"{raw.where((*key, 'type'))}: a name is expected, but got {value['type']!r}")
         raise ConfigError(f"{raw.where(key)}: the key 'type' is missing{closest('type', map(str, value))}")
     params = {str(name): _value(raw, (*key, name)) for name in value if name != "type"}
     return Component(value["type"], params, raw.where(key))
@@ -106,7 +109,7 @@ def _value(raw: RawConfig, key: KeyPath) -> Any:
 
 def _number(raw: RawConfig, key: KeyPath) -> float:
     value = _at(raw, key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ConfigError(f"{raw.where(key)}: a number is expected, but got {value!r}")
     return value
 
@@ -155,13 +158,19 @@ def _loss_terms(raw: RawConfig, name: str) -> tuple[LossTerm, ...]:
     )
 
 
-def _output_pairs(raw: RawConfig) -> tuple[OutputPair, ...]:
+def _pair_keys(raw: RawConfig, name: str) -> list[KeyPath]:
+    """Where the pairs of `distill.outputs` or `distill.features` stand."""
     if not raw.tree.get("distill"):
-        return ()
-    section = _mapping(raw, ("distill",), _DISTILL)
+        return []
+    listed = _mapping(raw, ("distill",), _DISTILL).get(name) or []
+    if not isinstance(listed, list):
+        raise ConfigError(f"{raw.where(('distill', name))}: a list is expected, but got {listed!r}")
+    return [("distill", name, index) for index in range(len(listed))]
+
+
+def _output_pairs(raw: RawConfig) -> tuple[OutputPair, ...]:
     pairs = []
-    for index in range(len(section.get("outputs") or [])):
-        key: KeyPath = ("distill", "outputs", index)
+    for key in _pair_keys(raw, "outputs"):
         value = _mapping(raw, key, ("student", "teacher", "loss", "weight", "schedule"), needed=("loss",))
         weight = _number(raw, (*key, "weight")) if "weight" in value else 1.0
         schedule = _schedule(raw, (*key, "schedule")) if value.get("schedule") else None
@@ -172,12 +181,8 @@ def _output_pairs(raw: RawConfig) -> tuple[OutputPair, ...]:
 
 
 def _feature_pairs(raw: RawConfig) -> tuple[FeaturePair, ...]:
-    if not raw.tree.get("distill"):
-        return ()
-    section = _mapping(raw, ("distill",), _DISTILL)
     pairs = []
-    for index in range(len(section.get("features") or [])):
-        key: KeyPath = ("distill", "features", index)
+    for key in _pair_keys(raw, "features"):
         known = ("student", "teacher", "loss", "weight", "connector", "schedule")
         value = _mapping(raw, key, known, needed=("student", "loss"))
         names = [value["student"], value.get("teacher", value["student"])]
@@ -220,12 +225,17 @@ def _test_config(raw: RawConfig) -> TestConfig:
     if not raw.tree.get("test_config"):
         return TestConfig()
     names = [f.name for f in fields(TestConfig)]
-    section = dict(_mapping(raw, ("test_config",), [*names, "auc_roc"]))
-    section.pop("auc_roc", None)
+    given = _mapping(raw, ("test_config",), [*names, "auc_roc"])
+    section = {name: given[name] for name in names if name in given}
+    for name in ("is_slide", "aug_eval", "flip_horizontal", "flip_vertical"):
+        if not isinstance(section.get(name, False), bool):
+            raise ConfigError(
+                f"{raw.where(('test_config', name))}: True or False is expected, but got {section[name]!r}"
+            )
     for name in ("crop_size", "stride"):
         size = section.get(name)
         if size is not None:
-            whole = isinstance(size, list | tuple) and all(isinstance(v, int) and v > 0 for v in size)
+            whole = isinstance(size, list | tuple) and all(type(v) is int and v > 0 for v in size)
             if not whole or len(size) != 2:
                 raise ConfigError(
                     f"{raw.where(('test_config', name))}: [width, height] in pixels is expected, but got {size!r}"
@@ -233,7 +243,7 @@ def _test_config(raw: RawConfig) -> TestConfig:
             section[name] = tuple(size)
     if "scales" in section:
         scales = section["scales"] if isinstance(section["scales"], list | tuple) else [section["scales"]]
-        if not scales or not all(isinstance(s, int | float) and s > 0 for s in scales):
+        if not scales or not all(type(s) in (int, float) and 0 < s < math.inf for s in scales):
             raise ConfigError(
                 f"{raw.where(('test_config', 'scales'))}: positive numbers are expected, but got {scales}"
             )

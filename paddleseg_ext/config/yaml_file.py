@@ -15,6 +15,15 @@ KeyPath = tuple[str | int, ...]
 class _Loader(yaml.SafeLoader):
     """The safe loader, which also reads `1e-3` as a number, as every user means it."""
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """PyYAML's; what a value raises (the date 2020-13-45, an `!!int x`) gets its line."""
+        try:
+            return super().construct_object(node, deep)
+        except (yaml.YAMLError, RecursionError):
+            raise
+        except Exception as error:
+            raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from None
+
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
@@ -49,7 +58,8 @@ class RawConfig:
         elif not isinstance(node, dict):
             raise ConfigError(f"{flag}: '{'.'.join(parts[:-1])}' in {self.path} is a value and has no key '{last}'")
         node[last] = value
-        self.origins[tuple(int(p) if p.isdigit() else p for p in parts)] = flag
+        key = tuple(int(p) if p.isdigit() else p for p in parts)
+        self.origins = {k: origin for k, origin in self.origins.items() if k[: len(key)] != key} | {key: flag}
 
 
 def dotted(key: KeyPath) -> str:
@@ -82,14 +92,16 @@ def _read_with_bases(path: str, children: tuple[str, ...]) -> tuple[dict[str, An
         raise ConfigError(f"{path}: _base_ leads back to this file")
     tree, origins = _read_one(path)
     bases = tree.pop("_base_", [])
-    for base in [bases] if isinstance(bases, str) else bases:
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f"{origins[('_base_',)]}: _base_: a path or a list of paths is expected, but got {bases!r}")
+    for base in bases:
         base_tree, base_origins = _read_with_bases(
             os.path.normpath(os.path.join(os.path.dirname(path), base)), (*children, real)
         )
         tree = _merge(tree, base_tree)
         origins = {**base_origins, **origins}
-    tree.pop("_inherited_", None)
-    return tree, origins
+    return _without_marks(tree), origins
 
 
 def _read_one(path: str) -> tuple[dict[str, Any], dict[KeyPath, str]]:
@@ -97,7 +109,7 @@ def _read_one(path: str) -> tuple[dict[str, Any], dict[KeyPath, str]]:
         raise ConfigError(f"{path}: a configuration is a .yml or .yaml file")
     try:
         with open(path, encoding="utf-8") as file:
-            loader = _Loader(file.read())
+            text = file.read()
     except FileNotFoundError:
         folder = os.path.dirname(path) or "."
         beside = [os.path.join(folder, f) for f in os.listdir(folder)] if os.path.isdir(folder) else []
@@ -106,23 +118,28 @@ def _read_one(path: str) -> tuple[dict[str, Any], dict[KeyPath, str]]:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
     origins: dict[KeyPath, str] = {}
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         tree = loader.construct_document(node) if node is not None else {}
+        _collect_origins(node, (), path, origins)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{path}{line}: not valid YAML: {error.problem or error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    except yaml.reader.ReaderError as error:
+        number = text.count("\n", 0, error.position) + 1
+        raise ConfigError(f"{path}:{number}: not valid YAML: {error.reason} (#x{error.character:04x})") from None
+    except RecursionError:
+        raise ConfigError(
+            f"{path}: not valid YAML: nested too deeply, or an alias stands within its own anchor"
+        ) from None
     if not isinstance(tree, dict):
         raise ConfigError(
             f"{path}: a configuration is a mapping of keys to values, but this is a {type(tree).__name__}"
         )
-    if node is not None:
-        _collect_origins(node, (), path, origins)
     return tree, origins
 
 
-def _collect_origins(node: yaml.Node, key: KeyPath, path: str, origins: dict[KeyPath, str]) -> None:
+def _collect_origins(node: yaml.Node | None, key: KeyPath, path: str, origins: dict[KeyPath, str]) -> None:
     if isinstance(node, yaml.MappingNode):
         for key_node, value_node in node.value:
             child = (*key, key_node.value)
@@ -146,6 +163,13 @@ def _merge(tree: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _without_marks(value: Any) -> Any:
+    """The same without `_inherited_`, which means nothing where no base has the mapping."""
+    if isinstance(value, dict):
+        return {key: _without_marks(item) for key, item in value.items() if key != "_inherited_"}
+    return [_without_marks(item) for item in value] if isinstance(value, list) else value
+
+
 def _child(node: Any, part: str, message: str) -> Any:
     if isinstance(node, dict) and part in node:
         return node[part]
@@ -158,6 +182,6 @@ def _literal(text: str) -> Any:
     """A Python literal, a word YAML knows (`null`, `true`), or the text itself."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):
         value = yaml.load(text, Loader=_Loader) if text.lower() in ("null", "true", "false") else text
         return value

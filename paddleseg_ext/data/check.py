@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 from tqdm import tqdm
 
 from paddleseg_ext.errors import DataError
@@ -76,6 +76,8 @@ def _problem(image: str, label: str | None, classes: int, ignore_index: int, kno
     try:
         with Image.open(image) as opened:
             size = opened.size
+            if _is_turned(opened):
+                size = size[1], size[0]
     except Exception as error:
         return f"{image}: not a readable image ({type(error).__name__})"
     if label is None:
@@ -93,6 +95,14 @@ def _problem(image: str, label: str | None, classes: int, ignore_index: int, kno
     if not known_labels:
         return None
     return _out_of_range(values, label, classes, ignore_index)
+
+
+def _is_turned(image: Image.Image) -> bool:
+    """Whether its EXIF puts an image on its side: OpenCV, by which PaddleSeg reads images, obeys; Pillow's `size` does not."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    except Exception:  # OpenCV passes over broken EXIF
+        return False
 
 
 def _out_of_range(values: np.ndarray, name: str, classes: int, ignore_index: int) -> str | None:

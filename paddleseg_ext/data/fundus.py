@@ -65,23 +65,28 @@ def write_fundus(root: str, train: int, val: int, size: tuple[int, int], seed: i
     if target.exists():
         return
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    for folder in ("images", "labels"):
-        (partial / folder).mkdir(parents=True)
+    try:
+        _draw_into(partial, train, val, size, seed)
+        os.rename(partial, target)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if not (isinstance(error, OSError) and target.exists()):  # else another process was faster
+            raise
+
+
+def _draw_into(folder: Path, train: int, val: int, size: tuple[int, int], seed: int) -> None:
+    for below in ("images", "labels"):
+        (folder / below).mkdir(parents=True)
     for part, (name, count) in enumerate((("train", train), ("val", val))):
         lines = []
         for index in range(count):
             image, label = draw_fundus(np.random.default_rng((seed, part, index)), size)
             files = f"images/{name}_{index:04}.png", f"labels/{name}_{index:04}.png"
-            cv2.imwrite(str(partial / files[0]), image)
-            cv2.imwrite(str(partial / files[1]), label)
+            for file, pixels in zip(files, (image, label), strict=True):
+                # Not cv2.imwrite: it says nothing when the disk is full.
+                (folder / file).write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
             lines.append(" ".join(files) + "\n")
-        (partial / f"{name}_list.txt").write_text("".join(lines))
-    try:
-        os.rename(partial, target)
-    except OSError:  # another process was faster
-        if not target.exists():
-            raise
-        shutil.rmtree(partial)
+        (folder / f"{name}_list.txt").write_text("".join(lines))
 
 
 @manager.DATASETS.add_component

@@ -40,18 +40,19 @@ def safe_load(path: str, *_: Any, **__: Any) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             content = _ArraysOnly(file, encoding="latin1").load()
+        if isinstance(content, dict):
+            _join_slices(content)
     except WeightsError as error:
         raise WeightsError(f"{path}: refused, {error}") from None
     except Exception as error:  # a broken pickle raises almost anything
         raise WeightsError(f"{path}: not a weights file of Paddle ({type(error).__name__}: {error})") from None
     if not isinstance(content, dict):
         raise WeightsError(f"{path}: weights by name are expected, but this holds a {type(content).__name__}")
-    return _join_slices(content)
+    return content
 
 
-def _join_slices(content: dict[str, Any]) -> dict[str, Any]:
+def _join_slices(content: dict[str, Any]) -> None:
     """Paddle cuts arrays above 1 GiB into slices under pickle protocols 2 and 3; put them together again."""
     for name, info in content.pop("UnpackBigParamInfor@@", {}).items():
         slices = [content.pop(part) for part in info["slices"]]
         content[name] = np.concatenate(slices).reshape(info["OriginShape"])
-    return content

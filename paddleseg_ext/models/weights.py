@@ -120,7 +120,7 @@ def _match_and_set(model: nn.Layer, weights: Mapping[str, Any], source: str) -> 
         given = weights.get(name)
         if isinstance(given, tuple) and len(given) == 2:  # older files hold (parameter name, array)
             given = given[1]
-        if not isinstance(given, np.ndarray):
+        if not isinstance(given, np.ndarray) or given.dtype.kind not in "biufc":
             missing.append(name)
         elif list(given.shape) != list(tensor.shape):
             mismatched.append(f"{name} {list(given.shape)} for {list(tensor.shape)}")
@@ -131,6 +131,9 @@ def _match_and_set(model: nn.Layer, weights: Mapping[str, Any], source: str) -> 
 
 
 def _as_dtype(array: np.ndarray, dtype: str) -> np.ndarray:
-    if array.dtype == np.uint16 and dtype == "float32":  # bfloat16 is stored as its bits
-        return (array.astype(np.uint32) << 16).view(np.float32)
-    return array if dtype == "bfloat16" or str(array.dtype) == dtype else array.astype(dtype)
+    stored = "bfloat16" if array.dtype == np.uint16 else str(array.dtype)  # bfloat16 is stored as its bits
+    if stored == dtype:
+        return array
+    if stored == "bfloat16":
+        array = (array.astype(np.uint32) << 16).view(np.float32)
+    return paddle.to_tensor(array).astype(dtype).numpy() if dtype == "bfloat16" else array.astype(dtype)

@@ -10,6 +10,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 
 from paddleseg_ext.cli import args as flags  # noqa: E402
+from paddleseg_ext.cli.baseline import compared_with_baseline  # noqa: E402
 from paddleseg_ext.cli.distillation import (  # noqa: E402
     balance_check,
     build_distiller,
@@ -29,7 +30,7 @@ def main() -> None:
     flags.add_distillation(parser, distill_config=str(HERE / "distill_config.py"))
     flags.add_training(parser)
     args = parser.parse_args()
-    with user_errors():
+    with user_errors(), compared_with_baseline(args, HERE.parents[1] / "train.py"):
         user = load_user_file(args.distill_config)
         session = open_session(args, args.student_config)
         student = build_model_to_train(session)

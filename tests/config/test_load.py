@@ -86,6 +86,20 @@ def test_inherited_false_drops_the_bases_mapping(load):
     assert load("optimizer: {_inherited_: False, type: adam}").optimizer.params == {}
 
 
+@pytest.mark.parametrize("mark", [True, False])
+def test_inherited_means_nothing_where_no_base_has_the_mapping(load, mark):
+    text = f"model: {{backbone: {{_inherited_: {mark}, type: STDC1}}}}\ntest_config: {{_inherited_: {mark}, aug_eval: True}}"
+    config = load(text)
+    assert config.model.params["backbone"].params == {} and config.test_config.aug_eval
+    assert "_inherited_" not in str(config.resolved)
+
+
+def test_a_mark_of_a_middle_file_does_not_drop_the_childs_other_bases(write):
+    write("_inherited_: False\niters: 7", "middle.yml")
+    config = configuration.load(write("_base_: [middle.yml, base.yml]"))
+    assert (config.iters, config.batch_size) == (7, 2)
+
+
 def test_a_base_has_bases_relative_to_itself(write):
     write("_base_: ../base.yml\niters: 7", "sub/middle.yml")
     config = configuration.load(write("_base_: sub/middle.yml\nbatch_size: 3"))
@@ -108,6 +122,8 @@ def test_flags_go_over_the_file(load):
         ("True", True),
         ("false", False),
         ("a/b.c", "a/b.c"),
+        ("a=b", "a=b"),
+        ("{[1]: 2}", "{[1]: 2}"),
     ],
 )
 def test_opts_are_typed_as_written(load, text, value):
@@ -117,6 +133,13 @@ def test_opts_are_typed_as_written(load, text, value):
 def test_opts_reach_into_lists(load):
     config = load("", opts=["train_dataset.transforms.1.crop_size=[8, 8]", "loss.coef.0=2"])
     assert config.train_dataset.params["transforms"][1].params["crop_size"] == [8, 8] and config.loss[0].coef == 2
+
+
+def test_opts_change_one_of_two_sections_that_share_an_anchor(load):
+    text = "train_dataset: {transforms: &t [{type: Resize, target_size: [8, 8]}]}\nval_dataset: {transforms: *t}"
+    config = load(text, opts=["train_dataset.transforms.0.target_size=[4, 4]"])
+    train, val = (data.params["transforms"][0].params for data in (config.train_dataset, config.val_dataset))
+    assert (train["target_size"], val["target_size"]) == ([4, 4], [8, 8])
 
 
 def test_numbers_in_scientific_notation_are_numbers(load):
@@ -182,6 +205,11 @@ def test_a_teachers_file_needs_nothing_but_its_model(write):
         ("batch_size: 2.5", "s.yml:2: batch_size: a whole number of at least 1 is expected, but got 2.5"),
         ("iters: 0", "s.yml:2: iters: a whole number of at least 1 is expected, but got 0"),
         ("iters: yes", "s.yml:2: iters: a number is expected, but got True"),
+        ("batch_size: .inf", "s.yml:2: batch_size: a number is expected, but got inf"),
+        ("iters: .nan", "s.yml:2: iters: a number is expected, but got nan"),
+        ("loss: {coef: [.nan]}", "s.yml:2: loss.coef[0]: a number is expected, but got nan"),
+        ("loss:\n  types:\n    - {type: 3}", "s.yml:4: loss.types[0].type: a name is expected, but got 3"),
+        ("model: {type: null}", "s.yml:2: model.type: a name is expected, but got None"),
         ("model:\n  typ: ENet\n  _inherited_: False", "model: the key 'type' is missing; closest: 'typ'"),
         ("model: [ENet]", "s.yml:2: model: a mapping with a 'type' is expected, but got ['ENet']"),
         ("loss: {types: [{type: DiceLoss}]}", "s.yml:2: loss.coef"),
@@ -193,6 +221,10 @@ def test_a_teachers_file_needs_nothing_but_its_model(write):
         ("loss: {coef: [x]}", "s.yml:2: loss.coef[0]: a number is expected, but got 'x'"),
         ("loss: {coef: []}", "s.yml:2: loss.coef: a list is expected, but got []"),
         ("distill: {output: []}", "s.yml:2: distill.output: unknown key 'output'; closest: 'outputs'"),
+        ("distill: 3", "s.yml:2: distill: a mapping is expected, but got 3"),
+        ("distill: {outputs: 3}", "s.yml:2: distill.outputs: a list is expected, but got 3"),
+        ("distill: {features: {a: b}}", "s.yml:2: distill.features: a list is expected, but got {'a': 'b'}"),
+        ("distill: {features: [a]}", "s.yml:2: distill.features[0]: a mapping is expected, but got 'a'"),
         ("distill: {outputs: [{student: 0}]}", "s.yml:2: distill.outputs[0]: the key 'loss' is missing"),
         (
             "distill: {outputs: [{student: -1, loss: KLLoss}]}",
@@ -219,7 +251,15 @@ def test_a_teachers_file_needs_nothing_but_its_model(write):
         ("test_config: {is_slide: True}", "s.yml:2: test_config: is_slide needs crop_size and stride"),
         ("test_config: {crop_size: 32}", "test_config.crop_size: [width, height] in pixels is expected, but got 32"),
         ("test_config: {scales: [0]}", "test_config.scales: positive numbers are expected, but got [0]"),
+        ("test_config: {crop_size: [true, true]}", "[width, height] in pixels is expected, but got [True, True]"),
+        ("test_config: {stride: [8]}", "test_config.stride: [width, height] in pixels is expected, but got [8]"),
+        ("test_config: {scales: [true]}", "test_config.scales: positive numbers are expected, but got [True]"),
+        ("test_config: {scales: .inf}", "test_config.scales: positive numbers are expected, but got [inf]"),
+        ("test_config: {is_slide: 'no'}", "s.yml:2: test_config.is_slide: True or False is expected, but got 'no'"),
+        ("test_config: {aug_eval: 1}", "s.yml:2: test_config.aug_eval: True or False is expected, but got 1"),
+        ("test_config: {flip_horizontal: 'False'}", "flip_horizontal: True or False is expected, but got 'False'"),
         ("test_config: {flip: True}", "s.yml:2: test_config.flip: unknown key 'flip'"),
+        ("test_config: {flip_horizontl: True}", "unknown key 'flip_horizontl'; closest: 'flip_horizontal'"),
     ],
 )
 def test_what_is_wrong_is_named_with_file_line_and_key(load, text, message):
@@ -248,12 +288,32 @@ def test_a_missing_section_is_named(write, key):
         ("a: [1,\nb: 2", "s.yml:2: not valid YAML"),
         ("a: b: c", "s.yml:1: not valid YAML: mapping values are not allowed here"),
         ("- a", "s.yml: a configuration is a mapping of keys to values, but this is a list"),
+        ("", "s.yml: the key 'batch_size' is missing"),
+        ("a: 1\nb: \x07", "s.yml:2: not valid YAML: special characters are not allowed (#x0007)"),
+        ("a: 1\nb: [2020-13-45]", "s.yml:2: not valid YAML: month must be in 1..12"),
+        ("a: 1\nb: !!int x", "s.yml:2: not valid YAML: invalid literal for int() with base 10: 'x'"),
+        ("a: 1\n---\nb: 2", "s.yml:2: not valid YAML: but found another document"),
+        ("? [a]\n: 1", "s.yml:1: not valid YAML: found unhashable key"),
+        ("a: *b", "s.yml:1: not valid YAML: found undefined alias"),
+        ("a: &a [*a]", "s.yml: not valid YAML: nested too deeply, or an alias stands within its own anchor"),
+        ("a: " + "[" * 2000, "s.yml: not valid YAML: nested too deeply"),
+        ("a: 1\n_base_: null", "s.yml:2: _base_: a path or a list of paths is expected, but got None"),
+        ("_base_: [3]", "s.yml:1: _base_: a path or a list of paths is expected, but got [3]"),
+        ("_base_: broken.yml", "broken.yml:2: not valid YAML"),
         ("_base_: s.yml", "_base_ leads back to this file"),
         ("_base_: bsae.yml", "bsae.yml: no such file; closest: "),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_with_the_line(write, text, message):
+    write("a: [1,\nb: 2", "broken.yml")
     assert message in error(configuration.load, write(text))
+
+
+@pytest.mark.parametrize("content", [b"batch_size: \xff\xfe", None])
+def test_a_file_that_is_no_text_or_a_folder_is_named(tmp_path, content):
+    path = tmp_path / "s.yml"
+    path.mkdir() if content is None else path.write_bytes(content)
+    assert "s.yml: cannot be read: " in error(configuration.load, str(path))
 
 
 def test_a_file_that_is_not_there_is_answered_with_its_neighbours(write):
@@ -281,3 +341,15 @@ def test_yaml_that_asks_to_run_code_is_refused_and_not_run(write, tmp_path, monk
 )
 def test_opts_that_lead_nowhere_are_named(load, item, message):
     assert message in error(load, "", opts=[item])
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("loss.coef=['x']", "--opts: loss.coef[0]: a number is expected, but got 'x'"),
+        ("loss={'types': [3], 'coef': [1]}", "--opts: loss.types[0]: a mapping with a 'type' is expected, but got 3"),
+        ("batch_size=", "--opts: batch_size: a number is expected, but got ''"),
+    ],
+)
+def test_what_opts_made_wrong_is_not_blamed_on_the_file(load, item, message):
+    assert error(load, "", opts=[item]).startswith(message)

@@ -2,10 +2,11 @@
 
 import os
 
+import cv2
 import numpy as np
 import pytest
 from paddleseg.datasets import Dataset
-from PIL import Image
+from PIL import ExifTags, Image
 
 from paddleseg_ext.data.check import check_dataset
 from paddleseg_ext.errors import DataError
@@ -24,14 +25,14 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def check(folder, kind=Dataset):
+def check(folder, kind=Dataset, classes=3, ignore_index=255):
     data = kind(
         transforms=[],
         dataset_root=str(folder),
-        num_classes=3,
+        num_classes=classes,
         mode="train",
         train_path=str(folder / "list.txt"),
-        ignore_index=255,
+        ignore_index=ignore_index,
     )
     check_dataset(data, "s.yml:4: train_dataset")
 
@@ -76,6 +77,25 @@ def test_a_label_of_another_size_is_named_with_both(folder):
     assert "3.png: the label is 8x10 pixels, its image 3.jpg is 10x8" in message(folder)
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_sizes_are_compared_as_the_image_is_read_in_training(folder, suffix, orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.new("RGB", (10, 8)).save(folder / f"turned.{suffix}", exif=exif)
+    (folder / "list.txt").write_text(f"turned.{suffix} 3.png\n")
+    height, width = cv2.imread(str(folder / f"turned.{suffix}")).shape[:2]
+    write_label(folder, np.zeros((height, width)))
+    check(folder)
+    write_label(folder, np.zeros((width, height)))
+    assert f"the label is {height}x{width} pixels, its image turned.{suffix} is {width}x{height}" in message(folder)
+
+
+def test_an_image_with_broken_exif_is_sound(folder):
+    Image.new("RGB", (10, 8)).save(folder / "3.jpg", exif=b"Exif\x00\x00neither II nor MM")
+    check(folder)
+
+
 def test_a_label_in_colour_is_named(folder):
     write_label(folder, np.zeros((8, 10, 3)))
     assert "3.png: a label has one channel of class numbers, but this is an image in colour (RGB)" in message(folder)
@@ -100,6 +120,35 @@ def test_an_empty_list_is_an_error(folder):
 
 
 def test_a_label_that_goes_bad_after_the_check_is_found_by_the_next(folder):
+    check(folder)
+    write_label(folder, np.full((8, 10), 9))
+    assert "3.png: label value 9" in message(folder)
+
+
+def test_a_sample_that_joins_the_list_after_the_check_is_looked_at(folder):
+    check(folder)
+    write_label(folder, np.full((8, 10), 9), "new.png")
+    with (folder / "list.txt").open("a") as file:
+        file.write("0.jpg new.png\n")
+    assert "new.png: label value 9" in message(folder)
+
+
+def test_what_passed_for_other_classes_is_checked_for_these(folder):
+    write_label(folder, np.full((8, 10), 2))
+    check(folder)
+    assert "label value 2; with 2 classes it is 0..1" in message(folder, classes=2)
+    write_label(folder, np.full((8, 10), 255))
+    check(folder)
+    assert "label value 255; with 3 classes it is 0..2, or 254 to ignore" in message(folder, ignore_index=254)
+
+
+def test_a_set_that_failed_is_not_remembered_as_sound(folder):
+    write_label(folder, np.full((8, 10), 9))
+    assert message(folder) == message(folder)
+
+
+def test_where_nothing_can_be_remembered_the_check_still_passes_and_fails(folder):
+    (folder / "cache").write_text("in the way of the folder")
     check(folder)
     write_label(folder, np.full((8, 10), 9))
     assert "3.png: label value 9" in message(folder)

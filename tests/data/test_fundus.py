@@ -1,11 +1,15 @@
 """The drawn images of the quick start."""
 
-import contextlib
 import multiprocessing
+import os
+import resource
+import signal
+import time
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 
 from paddleseg_ext.data.fundus import FundusDataset, draw_fundus, write_fundus
 
@@ -48,6 +52,11 @@ def _write(root):
     write_fundus(root, 4, 2, (32, 32))
 
 
+def _write_for_long(root):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits it ignored
+    write_fundus(root, 100_000, 2, (32, 32))
+
+
 def test_several_processes_may_draw_at_once(tmp_path):
     root = str(tmp_path / "fundus")
     context = multiprocessing.get_context("spawn")
@@ -61,19 +70,43 @@ def test_several_processes_may_draw_at_once(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["fundus"]
 
 
-def test_a_drawing_that_is_cut_short_leaves_no_half_data_set(tmp_path, monkeypatch):
-    root, calls = tmp_path / "fundus", []
-
-    def dies(path, image):
-        calls.append(path)
-        if len(calls) > 5:
-            raise KeyboardInterrupt
-        return True
-
-    with monkeypatch.context() as patch:
-        patch.setattr(cv2, "imwrite", dies)
-        with contextlib.suppress(KeyboardInterrupt):
-            write_fundus(str(root), 4, 2, (32, 32))
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_drawing_that_is_killed_leaves_no_half_data_set(tmp_path, number):
+    root = tmp_path / "fundus"
+    process = multiprocessing.get_context("spawn").Process(target=_write_for_long, args=(str(root),))
+    process.start()
+    until = time.monotonic() + 60
+    while len(list(tmp_path.glob(".fundus.*/images/*"))) < 3 and time.monotonic() < until:
+        time.sleep(0.02)
+    begun = list(tmp_path.iterdir())
+    os.kill(process.pid, number)
+    process.join(30)
+    ended = process.exitcode
+    process.kill()
+    assert len(begun) == 1 and ended not in (0, None)
     assert not root.exists()
-    write_fundus(str(root), 4, 2, (32, 32))
-    assert len(contents(root)) == 14
+    if number == signal.SIGINT:  # a killed process cannot tidy up
+        assert list(tmp_path.iterdir()) == []
+    _write(str(root))
+    assert len(contents(root)) == 2 * 6 + 2
+
+
+def test_a_disk_that_is_full_is_an_error_and_leaves_nothing(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # the images are larger, the labels are not
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            _write(str(tmp_path / "fundus"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_listed_file_is_a_picture_of_the_size_asked_for(tmp_path):
+    write_fundus(str(tmp_path / "fundus"), 3, 2, (40, 24))
+    for name, count in (("train", 3), ("val", 2)):
+        lines = (tmp_path / f"fundus/{name}_list.txt").read_text().splitlines()
+        assert len(set(lines)) == count
+        for line in lines:
+            image, label = (cv2.imread(str(tmp_path / "fundus" / f), cv2.IMREAD_UNCHANGED) for f in line.split())
+            assert image.shape == (24, 40, 3) and label.shape == (24, 40) and set(np.unique(label)) == {0, 1}

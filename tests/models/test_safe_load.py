@@ -43,6 +43,16 @@ def test_every_kind_of_tensor(tmp_path, dtype, shape):
     assert list(loaded.shape) == shape and loaded.tobytes() == tensor.numpy().tobytes()
 
 
+def test_it_reads_what_paddle_reads_names_of_parameters_included(tmp_path):
+    paddle.seed(0)
+    path = str(tmp_path / "model.pdparams")
+    paddle.save(paddle.nn.Linear(2, 3).state_dict(), path)
+    ours, theirs = safe_load(path), paddle.load(path, return_numpy=True, keep_name_table=True)
+    assert ours["StructuredToParameterName@@"] == theirs.pop("StructuredToParameterName@@")
+    assert set(ours) == {*theirs, "StructuredToParameterName@@"}
+    assert all(ours[name].tobytes() == value.tobytes() for name, value in theirs.items())
+
+
 def test_an_optimizers_state_can_be_read(tmp_path):
     layer = paddle.nn.Linear(2, 2)
     schedule = paddle.optimizer.lr.PolynomialDecay(0.1, 10)
@@ -74,6 +84,31 @@ def test_a_file_that_asks_to_run_something_is_refused_and_does_not(tmp_path, mon
     ):
         safe_load("bad.pdparams")
     assert not (tmp_path / "ran").exists()
+
+
+def test_what_hangs_on_an_allowed_name_is_refused_too(tmp_path):
+    (tmp_path / "bad.pdparams").write_bytes(b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93.")
+    with pytest.raises(WeightsError, match="asks to run 'numpy.ndarray.tofile'"):
+        safe_load(str(tmp_path / "bad.pdparams"))
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_file_cut_off_anywhere_is_named_and_never_half_loaded(tmp_path, protocol):
+    path = tmp_path / "cut.pdparams"
+    paddle.save(paddle.nn.Linear(2, 3).state_dict(), str(path), protocol=protocol)
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(WeightsError, match="cut.pdparams: not a weights file of Paddle") as caught:
+            safe_load(str(path))
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("slices", [3, {"w": 3}, {"w": {"OriginShape": (1,), "slices": ["gone"]}}, {"w": {}}])
+def test_slices_that_cannot_be_joined_are_named(tmp_path, slices):
+    (tmp_path / "big.pdparams").write_bytes(pickle.dumps({"UnpackBigParamInfor@@": slices}, 2))
+    with pytest.raises(WeightsError, match="big.pdparams: not a weights file of Paddle"):
+        safe_load(str(tmp_path / "big.pdparams"))
 
 
 @pytest.mark.parametrize("content", [b"", b"not a pickle", pickle.dumps({"a": np.zeros(100)})[:60]])

@@ -1,5 +1,7 @@
 """Weights into models, and models from their configuration."""
 
+import pickle
+
 import numpy as np
 import paddle
 import pytest
@@ -75,6 +77,36 @@ def test_bfloat16_and_float16_weights_become_the_models_float32(tmp_path):
         assert load_weights(other, str(tmp_path / "low.pdparams")).matched == 8
         wanted = state["0.weight"].astype("float32").numpy()
         assert other[0].weight.dtype == paddle.float32 and np.array_equal(other[0].weight.numpy(), wanted)
+
+
+@pytest.mark.parametrize("stored", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("used", ["bfloat16", "float16", "float32", "float64"])
+def test_weights_of_any_precision_become_the_models(tmp_path, stored, used):
+    model, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    paddle.save(
+        {name: value.astype(stored) for name, value in model.state_dict().items()}, str(tmp_path / "x.pdparams")
+    )
+    other.to(dtype=used)
+    assert load_weights(other, str(tmp_path / "x.pdparams"), strict=True).matched == 2
+    wanted = model.weight.astype(stored).astype(used).astype("float64").numpy()
+    assert str(other.weight.dtype) == f"paddle.{used}"
+    assert np.array_equal(other.weight.astype("float64").numpy(), wanted)
+
+
+@pytest.mark.parametrize("array", [np.array([["a", "b"]] * 2), np.array([[None, 1]] * 2, dtype=object)])
+def test_what_holds_no_numbers_counts_as_missing(tmp_path, array):
+    (tmp_path / "x.pdparams").write_bytes(pickle.dumps({"weight": array, "bias": np.ones(2, "float32")}, 2))
+    model = nn.Linear(2, 2)
+    before = model.weight.numpy().copy()
+    assert load_weights(model, str(tmp_path / "x.pdparams")).missing == ("weight",)
+    assert np.array_equal(model.weight.numpy(), before) and model.bias.numpy().tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("source", ["nowhere.pdparams", "."])
+def test_weights_that_are_not_there_are_named(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match="pdparams: no such weights file"):
+        load_weights(net(), source)
 
 
 def component(**params):
