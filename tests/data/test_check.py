@@ -91,8 +91,10 @@ def test_sizes_are_compared_as_the_image_is_read_in_training(folder, suffix, ori
     assert f"the label is {height}x{width} pixels, its image turned.{suffix} is {width}x{height}" in message(folder)
 
 
-def test_an_image_with_broken_exif_is_sound(folder):
-    Image.new("RGB", (10, 8)).save(folder / "3.jpg", exif=b"Exif\x00\x00neither II nor MM")
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_an_image_with_broken_exif_is_sound(folder, suffix):
+    Image.new("RGB", (10, 8)).save(folder / f"broken.{suffix}", exif=b"Exif\x00\x00neither II nor MM")
+    (folder / "list.txt").write_text(f"broken.{suffix} 3.png\n")
     check(folder)
 
 
