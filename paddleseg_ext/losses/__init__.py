@@ -2,7 +2,9 @@
 
 from paddleseg.cvlibs import manager
 
+from paddleseg_ext.losses.attention import AttnFDLoss
 from paddleseg_ext.losses.base import Loss
+from paddleseg_ext.losses.cross_image import CIRKDLoss
 from paddleseg_ext.losses.feature import (
     AttentionTransferLoss,
     HintLoss,
@@ -11,12 +13,12 @@ from paddleseg_ext.losses.feature import (
     SegChannelwiseLoss,
 )
 from paddleseg_ext.losses.logit import BPKDLoss, DISTLoss, DKDLoss, DMLLoss, KLLoss, PixelwiseKLLoss
-from paddleseg_ext.losses.relation import IFVDLoss, RKDLoss, SegPairWiseLoss
+from paddleseg_ext.losses.relation import FSPLoss, IFVDLoss, RKDLoss, SegPairWiseLoss
 
 DISTILLATION: tuple[type[Loss], ...] = (
     *(KLLoss, PixelwiseKLLoss, DISTLoss, DKDLoss, BPKDLoss, DMLLoss),
     *(SegChannelwiseLoss, HintLoss, NormalizedFeatureLoss, MGDLoss, AttentionTransferLoss),
-    *(SegPairWiseLoss, IFVDLoss, RKDLoss),
+    *(SegPairWiseLoss, IFVDLoss, CIRKDLoss, RKDLoss, FSPLoss, AttnFDLoss),
 )
 
 # Not by add_component: it warns of KLLoss, which is meant to be replaced.

@@ -16,6 +16,8 @@ class Loss(nn.Layer):
         ignore_index: label value of the pixels that count nowhere. Default 255.
     """
 
+    features = 1  # how many features of each side one pair compares; above 1, `forward` takes lists of them
+
     def __init__(self, ignore_index: int = 255) -> None:
         super().__init__()
         self.ignore_index = ignore_index

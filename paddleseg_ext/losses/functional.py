@@ -35,6 +35,25 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     return x if tuple(x.shape[2:]) == tuple(size) else F.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
+def average(x: Tensor, size: tuple[int, int], mask: Tensor | None) -> Tensor:
+    """[N, C, H, W] in float32 as means over a grid of `size`, each over the valid pixels of its cell; 0 where it has none."""
+    if tuple(x.shape[2:]) == tuple(size):
+        return clean(x, mask)
+    means = F.adaptive_avg_pool2d(clean(x, mask), size)
+    return means if mask is None else means / F.adaptive_avg_pool2d(mask.astype("float32"), size).clip(min=_TINY)
+
+
+def highest(x: Tensor, mask: Tensor | None) -> Tensor:
+    """The maximum of each map of [N, C, H, W] over valid pixels, [N, C, 1, 1]; 0 where there are none.
+
+    By pooling: the gradient of Paddle 3.3.1's own `max` takes thousands of times longer on CPU.
+    """
+    if mask is None:
+        return F.adaptive_max_pool2d(x, 1)
+    top = F.adaptive_max_pool2d(paddle.where(mask, x, paddle.full([1], _FAR_BELOW, x.dtype)), 1)
+    return paddle.where(top > _FAR_BELOW, top, paddle.zeros_like(top))
+
+
 def log_softmax(x: Tensor, axis: int) -> Tensor:
     """x - log(sum(exp(x))) over `axis`, as paddle.nn.functional.log_softmax.
 
@@ -86,6 +105,25 @@ def rowwise_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     log_s = log_softmax(student / temperature, axis=-1)
     log_t = log_softmax(teacher / temperature, axis=-1)
     return (log_t.exp() * (log_t - log_s)).mean()
+
+
+def unit_vectors(x: Tensor, axis: int = 1) -> Tensor:
+    """x over its length along `axis`; 0 stays 0."""
+    return x / (x.square().sum(axis=axis, keepdim=True) + _TINY).sqrt()
+
+
+def masked_kl(student: Tensor, teacher: Tensor, exist: Tensor, counts: Tensor) -> Tensor:
+    """Mean over the rows that count of KL(softmax(teacher) || softmax(student)), both over the last axis where `exist`.
+
+    Args:
+        student, teacher: float32 [..., K].
+        exist: bool, broadcast to them; the others take no part. Where a row has none, it gives 0.
+        counts: float32 [...], 1 for the rows that count and 0 for the others.
+    """
+    far_below = paddle.full([1], _FAR_BELOW, "float32")
+    log_s, log_t = (log_softmax(paddle.where(exist, x, far_below), axis=-1) for x in (student, teacher))
+    divergence = (log_t.exp() * (log_t - log_s)).sum(axis=-1)
+    return (divergence * counts).sum() / counts.sum().clip(min=1.0)
 
 
 def standardized(x: Tensor, axis: int | list[int], mask: Tensor | None = None) -> Tensor:
@@ -198,6 +236,24 @@ def attention_distance(student: Tensor, teacher: Tensor, mask: Tensor | None) ->
     return (attention(student) - attention(teacher)).square().sum(axis=1).mean()
 
 
+def unit_distance(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over images of ||u_S - u_T||^2, u an image's whole feature over its length; at most 4."""
+    student, teacher = _prepared(student, teacher, mask)
+
+    def unit(x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        return x / (x.square().sum(axis=1, keepdim=True) + _TINY).sqrt()
+
+    return (unit(student) - unit(teacher)).square().sum(axis=1).mean()
+
+
+def flow_matrix(first: Tensor, second: Tensor, mask: Tensor | None) -> Tensor:
+    """F1 F2^T / (H W) of an image's two features [N, C1, h, w] and [N, C2, h, w], over valid pixels: [N, C1, C2]."""
+    first, second = (clean(x, mask).flatten(2) for x in (first, second))
+    count = first.shape[2] if mask is None else mask.astype("float32").sum(axis=[2, 3]).clip(min=1.0).unsqueeze(2)
+    return paddle.matmul(first, second, transpose_y=True) / count
+
+
 def pairwise_similarity_distance(
     student: Tensor, teacher: Tensor, mask: Tensor | None, grid: tuple[int, int]
 ) -> Tensor:
@@ -208,20 +264,16 @@ def pairwise_similarity_distance(
     """
     student, teacher = _prepared(student, teacher, mask)
     grid = (min(grid[0], student.shape[2]), min(grid[1], student.shape[3]))
-    share = None if mask is None else F.adaptive_avg_pool2d(mask.astype("float32"), grid)
 
     def similarities(x: Tensor) -> Tensor:
-        cells = F.adaptive_avg_pool2d(x, grid)
-        if share is not None:
-            cells = cells / share.clip(min=_TINY)
-        cells = cells.flatten(2)
+        cells = average(x, grid, mask).flatten(2)
         cells = cells / (cells.square().sum(axis=1, keepdim=True) + _TINY).sqrt()
         return paddle.matmul(cells, cells, transpose_x=True)
 
     squared = (similarities(student) - similarities(teacher)).square()
-    if share is None:
+    if mask is None:
         return squared.mean()
-    valid = (share.flatten(1) > 0).astype("float32")
+    valid = (F.adaptive_avg_pool2d(mask.astype("float32"), grid).flatten(1) > 0).astype("float32")
     pairs = valid.unsqueeze(1) * valid.unsqueeze(2)
     return (squared * pairs).sum() / pairs.sum().clip(min=1.0)
 

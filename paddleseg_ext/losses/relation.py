@@ -82,3 +82,34 @@ class RKDLoss(Loss):
     def forward(self, student: Tensor, teacher: Tensor, label: Tensor | None = None) -> Tensor:
         student, teacher = (F.clean(x, self.mask(x, label)) for x in (student, teacher))
         return F.relational_distance(student, teacher, self.distance, self.angle)
+
+
+class FSPLoss(Loss):
+    """Mean over images and entries of (G_S - G_T)^2, G = F1 F2^T / (H W) between two features of one model.
+
+    What is compared is how a model goes from one layer to a later one. It takes two features a side
+    (`student: [layer1, layer2]`); of a model's two, the larger map is averaged to the size of the smaller one.
+
+    Args:
+        ignore_index: label value of the pixels left out. Default 255.
+
+    Shape: student and teacher two features each, [N, C1, H1, W1] and [N, C2, H2, W2], of which H and W may differ between the
+    sides; label int64 [N, H', W'].
+    Source: Yim et al. 2017, "A Gift from Knowledge Distillation", CVPR. Usual weight 1.
+    """
+
+    features = 2
+
+    @staticmethod
+    def fits(student: Sequence[int], teacher: Sequence[int]) -> bool:
+        return list(student[:2]) == list(teacher[:2])
+
+    def forward(self, student: Sequence[Tensor], teacher: Sequence[Tensor], label: Tensor | None = None) -> Tensor:
+        ours, theirs = (self._flow(side, label) for side in (student, teacher))
+        return (ours - theirs.detach()).square().mean()
+
+    def _flow(self, side: Sequence[Tensor], label: Tensor | None) -> Tensor:
+        first, second = (as_map(x).astype("float32") for x in side)
+        size = (min(first.shape[2], second.shape[2]), min(first.shape[3], second.shape[3]))
+        first, second = (F.average(x, size, self.mask(x, label)) for x in (first, second))
+        return F.flow_matrix(first, second, self.mask(first, label))
