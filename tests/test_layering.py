@@ -17,8 +17,8 @@ MAY_IMPORT = {
     "losses": {"config", "registry"},
     "models": {"config", "registry"},
     "data": {"config", "registry"},
-    "distill": {"config", "losses", "models.weights"},
-    "teachers": {"distill.recorder"},
+    "distill": {"config", "registry", "losses", "models.weights"},
+    "teachers": {"distill.recorder", "distill.own_resolution"},
     "engine": {"config", "registry", "losses.task", "models.safe_load", "models.weights"},
     "cli": {"config", "registry", "compat", "losses", "models", "data", "distill", "teachers", "engine"},
 }

@@ -50,7 +50,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 def add_distillation(parser: argparse.ArgumentParser, distill_config: str) -> None:
     """The files and flags of distillation."""
     add = parser.add_argument
-    add("--teacher_config", "--teather_config", required=True, help="PaddleSeg YAML file; its `model` is the teacher")
+    add("--teacher_config", "--teather_config", help="PaddleSeg YAML file; its `model` is the teacher")
     add("--student_config", required=True, help="PaddleSeg YAML file of the student: model, data, losses, optimizer")
     add("--distill_config", default=distill_config, help="Python file that names internal tensors and their losses")
     add(

@@ -1,108 +1,156 @@
-"""What the distillation command adds to training: the teacher, the pairs, and a look at both before the start."""
+"""What the distillation command adds to training: the teachers, the pairs, and a look at both before the start."""
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
+import paddle
 from paddle import nn
 
-from paddleseg_ext import config as configuration
-from paddleseg_ext.cli.training import Session, build_task_loss
-from paddleseg_ext.config import Config, FeaturePair
+from paddleseg_ext.cli.teachers import Member, open_teachers, show_teacher
+from paddleseg_ext.cli.training import Session, build_task_loss, train
+from paddleseg_ext.config import FeaturePair
 from paddleseg_ext.data.loader import sample_images
 from paddleseg_ext.distill.balance import term_shares
-from paddleseg_ext.distill.distiller import Distiller
-from paddleseg_ext.distill.pairs import build_pairs, describe, dry_run, output_pairs
+from paddleseg_ext.distill.distiller import Distiller, Pair, names
+from paddleseg_ext.distill.own_resolution import own_logits
+from paddleseg_ext.distill.pairs import DryRun, build_pairs, describe, dry_run, output_pairs
 from paddleseg_ext.distill.recorder import Recorder
+from paddleseg_ext.distill.user_file import UserDistillation
 from paddleseg_ext.engine import env
-from paddleseg_ext.engine.hooks import OnceHook, evaluate_with_bar
+from paddleseg_ext.engine.hooks import OnceHook
 from paddleseg_ext.engine.trainer import Hook
 from paddleseg_ext.errors import ConfigError
-from paddleseg_ext.models import LoadReport, build_model
-from paddleseg_ext.teachers import ModelTeacher
-from paddleseg_ext.types import Batch
+from paddleseg_ext.teachers import ModelTeacher, PeerTeacher, SeveralTeachers
+from paddleseg_ext.types import Batch, Teacher
 
 _log = logging.getLogger(__name__)
-
-# Below these, a teacher was probably never really loaded.
-_FEW_WEIGHTS = 0.95  # share of its tensors found in the weights file
-_NEAR_CHANCE = 1.25  # its mIoU over that of the best constant prediction
 
 _BALANCE_AFTER = 50  # iterations
 
 
-def teacher_config(session: Session) -> Config:
-    """The teacher's file, of which only `model` is needed."""
-    return configuration.load(session.args.teacher_config, opts=session.args.teacher_opts, model_only=True)
+@dataclass(frozen=True)
+class Distillation:
+    """The step of distillation and those who teach in it."""
+
+    step: Distiller
+    members: Sequence[Member]
 
 
-def build_teacher(session: Session, config: Config) -> tuple[nn.Layer, LoadReport | None]:
-    """The `model` of the teacher's file, with its weights.
-
-    Raises:
-        ConfigError, WeightsError
-    """
-    facts = session.data.facts
-    given = config.model.params.get("num_classes", facts.num_classes)
-    if given != facts.num_classes:
-        raise ConfigError(
-            f"{config.model.where}.num_classes: the teacher has {given} classes, the student {facts.num_classes}"
-        )
-    return build_model(config.model, facts.num_classes, facts.img_channels, name_prefix="teacher_", strict=True)
-
-
-def build_distiller(
-    session: Session,
-    student: nn.Layer,
-    caught: Recorder,
-    teacher: nn.Layer,
-    taught: Recorder,
-    features: Sequence[FeaturePair],
-) -> Distiller:
-    """The step of distillation, its pairs checked by one dry run and shown in the log.
+@contextlib.contextmanager
+def open_distillation(session: Session, student: nn.Layer, user: UserDistillation) -> Iterator[Distillation]:
+    """Build teachers and pairs, check them by one dry run and show them in the log.
 
     Raises:
-        ConfigError: a pair that cannot work, or no pair at all.
+        ConfigError, WeightsError: a teacher or a pair that cannot work, or no pair at all.
     """
-    model_teacher = ModelTeacher(teacher, taught)
-    batch = sample_images(session.data.train, session.state.seed, min(2, session.config.batch_size))
-    run = dry_run(student, caught, model_teacher, batch)
-    outputs = output_pairs(session.config, run)
-    if not outputs and not features:
-        raise ConfigError(
-            f"{session.config.path}: nothing to distil: give distill_loss, distill.outputs, distill.features "
-            f"or the pairs of {session.args.distill_config}"
+    config, facts = session.config, session.data.facts
+    batch = sample_images(session.data.train, session.state.seed, min(2, config.batch_size))
+    features = (*config.distill.features, *user.pairs)
+    with ExitStack() as stack:
+        student.train()
+        own = own_logits(student, batch)
+        layers = [name for pair in config.distill.features for name in names(pair.student)]
+        caught = stack.enter_context(Recorder(user.student_adaptor(student), [*layers, *own.values()]))
+        members = open_teachers(session, student, user.teacher_adaptor, batch, stack)
+
+        def tried(teacher: Teacher) -> DryRun:
+            return dry_run(student, caught, teacher, batch, own)
+
+        teacher, pairs = _joined(session, members, features, tried)
+        if not pairs:
+            raise ConfigError(
+                f"{config.path}: nothing to distil: give distill_loss, distill.outputs, distill.features "
+                f"or the pairs of {session.args.distill_config}"
+            )
+        task_loss = build_task_loss(session, student)
+        yield Distillation(Distiller(student, caught, teacher, task_loss, pairs, own, facts.ignore_index), members)
+
+
+def train_distilled(session: Session, student: nn.Layer, distillation: Distillation) -> None:
+    """Show the teachers, train the student and make sure that what was not to learn has not."""
+    step, members = distillation.step, distillation.members
+    fixed = [member for member in members if member.is_fixed]
+    for member in fixed:
+        show_teacher(session, member)
+    # The student's own past is no part of the step, but of what resuming needs.
+    past = [member.model for member in members if member.config is None]
+    shown = fixed[0].model if fixed and fixed[0].class_map is None else None
+    with unchanged([member.teacher for member in fixed if isinstance(member.teacher, ModelTeacher)]):
+        train(
+            *(session, student, step),
+            name="student",
+            extras=nn.LayerList([*step.extras, *past]),
+            teacher=shown,
+            teacher_configs=[member.config for member in members if member.config is not None],
+            further_hooks=_balance_check(session, step),
         )
-    facts = session.data.facts
-    numbers = {"ignore_index": facts.ignore_index, "num_classes": facts.num_classes, "iters": session.config.iters}
-    pairs = build_pairs(outputs, features, run, **numbers)
+    for member in members:
+        if isinstance(member.teacher, PeerTeacher) and env.rank() == 0:
+            path = Path(session.args.save_dir) / "peer" / "model.pdparams"
+            paddle.save(member.model.state_dict(), str(path))
+            _log.info("the teacher, which learnt too, is in %s", path)
+
+
+def _joined(
+    session: Session, members: Sequence[Member], features: Sequence[FeaturePair], tried: Callable[[Teacher], DryRun]
+) -> tuple[Teacher, list[Pair]]:
+    """The members as one teacher, and its pairs."""
+    config, facts = session.config, session.data.facts
+    build = partial(build_pairs, ignore_index=facts.ignore_index, num_classes=facts.num_classes, iters=config.iters)
+    if len(members) == 1:
+        run = tried(members[0].teacher)
+        pairs = build(output_pairs(config, run), features, run, class_map=members[0].class_map)
+        _show(pairs, run)
+        return members[0].teacher, pairs
+    mean = config.distill.combine == "mean"
+    if mean and len({_class_key(member) for member in members}) > 1:
+        raise ConfigError(f"{config.path}: distill.teachers: teachers of different classes need `combine: each`")
+    weights = [member.weight for member in members]
+    joined = SeveralTeachers({member.name: member.teacher for member in members}, weights, mean)
+    built: list[Pair] = []
+    if mean:
+        run = tried(joined)
+        built = build(output_pairs(config, run), [], run, class_map=members[0].class_map)
+        _show(built, run)
+    offset = 0
+    for member in members:
+        run = tried(member.teacher)
+        own = [pair for pair in features if pair.only in (None, member.name)]
+        outputs = [] if mean else output_pairs(config, run)
+        prefix = f"connector_{member.name}_"
+        pairs = build(outputs, own, run, class_map=member.class_map, prefix=prefix)
+        _show(pairs, run)
+        built += [_of_member(pair, member, member.weight / sum(weights), offset) for pair in pairs]
+        offset += len(run.teacher_outputs)
+    return joined, built
+
+
+def _of_member(pair: Pair, member: Member, share: float, offset: int) -> Pair:
+    """A pair with one teacher as a pair with all of them."""
+    if isinstance(pair.teacher, int):
+        key: int | str | tuple[str, ...] = pair.teacher + offset
+    elif isinstance(pair.teacher, tuple):
+        key = tuple(f"{member.name}/{name}" for name in pair.teacher)
+    else:
+        key = f"{member.name}/{pair.teacher}"
+    return replace(pair, name=f"{pair.name}@{member.name}", teacher=key, weight=pair.weight * share)
+
+
+def _class_key(member: Member) -> tuple[int, ...] | None:
+    return None if member.class_map is None else (member.class_map.teacher_classes, *member.class_map.shared)
+
+
+def _show(pairs: Sequence[Pair], run: DryRun) -> None:
     for pair in pairs:
         _log.info("distil %s", describe(pair, run))
-    return Distiller(student, caught, model_teacher, build_task_loss(session, student), pairs)
 
 
-def show_teacher(session: Session, teacher: nn.Layer, report: LoadReport | None) -> None:
-    """With --do_eval, measure the teacher; warn where it seems not to be trained."""
-    if report is None:
-        _log.warning("the teacher has no weights: %s has no model.pretrained", session.args.teacher_config)
-    elif report.matched < _FEW_WEIGHTS * report.total:
-        _log.warning("the teacher's weights hardly fit: %s", report)
-    limit = session.args.teacher_eval_images
-    if session.data.val is None or limit == 0:
-        return
-    options = {"precision": session.args.precision, "num_workers": session.args.num_workers, "limit": limit}
-    metrics = evaluate_with_bar(teacher, session.data.val, session.config.test_config, "teacher", **options)
-    if env.rank() == 0:
-        _log.info("[TEACHER] %s", metrics)
-    if metrics.miou < _NEAR_CHANCE * metrics.chance:
-        _log.warning(
-            "the teacher's mIoU of %.4f is near chance (%.4f for always the commonest class): is it really trained?",
-            metrics.miou,
-            metrics.chance,
-        )
-
-
-def balance_check(session: Session, distiller: Distiller) -> list[Hook]:
+def _balance_check(session: Session, distiller: Distiller) -> list[Hook]:
     """A hook that shows, early in training, how much each loss weighs, and warns of one that does nothing or everything."""
 
     def show(batch: Batch) -> None:
@@ -116,9 +164,9 @@ def balance_check(session: Session, distiller: Distiller) -> list[Hook]:
 
 
 @contextlib.contextmanager
-def unchanged(teacher: ModelTeacher) -> Iterator[None]:
-    """Make sure that the teacher's weights are the same after training as before."""
-    before = teacher.digest()
+def unchanged(teachers: Sequence[ModelTeacher]) -> Iterator[None]:
+    """Make sure that the teachers' weights are the same after training as before."""
+    before = [teacher.digest() for teacher in teachers]
     yield
-    if teacher.digest() != before:
+    if [teacher.digest() for teacher in teachers] != before:
         raise RuntimeError("the teacher's weights changed during training")

@@ -17,6 +17,7 @@ from paddleseg_ext.config import Config
 from paddleseg_ext.data.build import DatasetFacts, agreed_facts, build_dataset
 from paddleseg_ext.data.loader import TrainLoader
 from paddleseg_ext.data.sampler import ResumableSampler
+from paddleseg_ext.data.unlabelled import WithUnlabelled
 from paddleseg_ext.engine import env
 from paddleseg_ext.engine.checkpoint import CheckpointStore, RunState, read_state, restore
 from paddleseg_ext.engine.hooks import (
@@ -60,8 +61,10 @@ class Session:
     resumed_from: Path | None
 
 
-def open_session(args: argparse.Namespace, config_path: str) -> Session:
+def open_session(args: argparse.Namespace, config_path: str, *, with_unlabelled: bool = False) -> Session:
     """Choose the device, connect the ranks, read the configuration and the data, and find where to start.
+
+    `with_unlabelled`: the images of `distill.unlabelled` are trained on too.
 
     Raises:
         UserError: something that the user can mend, before anything is built.
@@ -72,7 +75,7 @@ def open_session(args: argparse.Namespace, config_path: str) -> Session:
     config = configuration.load(
         config_path, opts=args.opts, batch_size=args.batch_size, iters=args.iters, learning_rate=args.learning_rate
     )
-    data = _load_data(config, args)
+    data = _load_data(config, args, with_unlabelled)
     store = CheckpointStore(args.save_dir, args.keep_checkpoint_max)
     store.prepare()
     env.join_ranks()
@@ -104,12 +107,12 @@ def train(
     name: str,
     extras: nn.Layer | None = None,
     teacher: nn.Layer | None = None,
-    teacher_config: Config | None = None,
+    teacher_configs: Sequence[Config] = (),
     further_hooks: Sequence[Hook] = (),
 ) -> None:
     """Run the loop. `step` holds `model`, which alone is evaluated and kept, and `extras`, which train with it.
 
-    `name` heads the model's pictures; a teacher's are beside them. `teacher_config` goes into
+    `name` heads the model's pictures; a teacher's are beside them. `teacher_configs` go into
     the run's provenance.
     """
     args, config, data, state = session.args, session.config, session.data, session.state
@@ -123,8 +126,7 @@ def train(
             trainer.scaler.load_state_dict(state.scaler)
         _log.info("resumed from %s", session.resumed_from)
     if env.rank() == 0:
-        files = [config] if teacher_config is None else [config, teacher_config]
-        resolved = {file.path: file.resolved for file in files}
+        resolved = {file.path: file.resolved for file in (config, *teacher_configs)}
         write_provenance(Path(args.save_dir), state.seed, session.resumed_from, resolved)
     start, ranks = state.iteration, env.world_size()
     sampler = ResumableSampler(len(data.train), config.batch_size, state.seed, start, config.iters, env.rank(), ranks)
@@ -136,12 +138,15 @@ def train(
     env.wait_for_all()
 
 
-def _load_data(config: Config, args: argparse.Namespace) -> Data:
+def _load_data(config: Config, args: argparse.Namespace, with_unlabelled: bool) -> Data:
     facts = agreed_facts(config)
     assert config.train_dataset is not None
     if args.do_eval and config.val_dataset is None:
         raise ConfigError(f"{config.path}: --do_eval needs the key 'val_dataset'")
     train_set = build_dataset(config.train_dataset)
+    if with_unlabelled and config.distill.unlabelled:
+        root = config.train_dataset.params.get("dataset_root") or ""
+        train_set = WithUnlabelled(train_set, config.distill.unlabelled, root, f"{config.path}: distill.unlabelled")
     val_set = build_dataset(config.val_dataset) if args.do_eval and config.val_dataset else None
     return Data(train_set, val_set, facts)
 

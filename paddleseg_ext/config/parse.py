@@ -2,13 +2,13 @@
 
 import copy
 import math
-from collections.abc import Iterable
 from dataclasses import fields
-from typing import Any
 
 from paddleseg_ext.config import yaml_file
-from paddleseg_ext.config.schema import Component, Config, FeaturePair, LossTerm, OutputPair, Schedule, TestConfig
-from paddleseg_ext.config.yaml_file import KeyPath, RawConfig
+from paddleseg_ext.config.distillation import read_distillation
+from paddleseg_ext.config.schema import Config, LossTerm, TestConfig
+from paddleseg_ext.config.values import check_keys, component, mapping, number, positive
+from paddleseg_ext.config.yaml_file import RawConfig
 from paddleseg_ext.errors import ConfigError, closest
 
 # The last four are PaddleSeg's for its other tools; they are accepted and not used here.
@@ -16,7 +16,6 @@ _TOP_LEVEL = (
     *("batch_size", "iters", "model", "train_dataset", "val_dataset", "optimizer", "lr_scheduler", "loss"),
     *("distill_loss", "distill", "test_config", "export", "to_static_training", "test_dataset", "learning_rate"),
 )
-_DISTILL = ("outputs", "features")
 _NEEDED_TO_TRAIN = ("batch_size", "iters", "train_dataset", "optimizer", "lr_scheduler", "loss", "model")
 
 
@@ -44,102 +43,38 @@ def load(
     for key, value in (("batch_size", batch_size), ("iters", iters), ("lr_scheduler.learning_rate", learning_rate)):
         if value is not None:
             raw.set(key, value, f"--{key.split('.')[-1]}")
-    _check_keys(raw, (), raw.tree, _TOP_LEVEL)
+    check_keys(raw, (), raw.tree, _TOP_LEVEL)
     for key in ("model",) if model_only else _NEEDED_TO_TRAIN:
         if raw.tree.get(key) is None:
             raise ConfigError(f"{path}: the key '{key}' is missing{closest(key, set(raw.tree) - set(_TOP_LEVEL))}")
     if model_only:
-        data = _component(raw, ("train_dataset",)) if raw.tree.get("train_dataset") else None
-        return Config(path, _component(raw, ("model",)), train_dataset=data, resolved=copy.deepcopy(raw.tree))
+        data = component(raw, ("train_dataset",)) if raw.tree.get("train_dataset") else None
+        return Config(path, component(raw, ("model",)), train_dataset=data, resolved=copy.deepcopy(raw.tree))
     return Config(
         path=path,
-        model=_component(raw, ("model",)),
-        batch_size=_positive(raw, ("batch_size",)),
-        iters=_positive(raw, ("iters",)),
-        train_dataset=_component(raw, ("train_dataset",)),
-        val_dataset=_component(raw, ("val_dataset",)) if raw.tree.get("val_dataset") else None,
-        optimizer=_component(raw, ("optimizer",)),
-        lr_scheduler=_component(raw, ("lr_scheduler",)),
+        model=component(raw, ("model",)),
+        batch_size=positive(raw, ("batch_size",)),
+        iters=positive(raw, ("iters",)),
+        train_dataset=component(raw, ("train_dataset",)),
+        val_dataset=component(raw, ("val_dataset",)) if raw.tree.get("val_dataset") else None,
+        optimizer=component(raw, ("optimizer",)),
+        lr_scheduler=component(raw, ("lr_scheduler",)),
         loss=_loss_terms(raw, "loss"),
         distill_loss=_loss_terms(raw, "distill_loss") if raw.tree.get("distill_loss") else (),
-        distill_outputs=_output_pairs(raw),
-        distill_features=_feature_pairs(raw),
+        distill=read_distillation(raw),
         test_config=_test_config(raw),
         resolved=copy.deepcopy(raw.tree),
     )
 
 
-def _check_keys(raw: RawConfig, key: KeyPath, given: Iterable[str], known: Iterable[str]) -> None:
-    known = list(known)
-    for name in given:
-        if name not in known and not str(name).startswith("_"):
-            raise ConfigError(f"{raw.where((*key, name))}: unknown key '{name}'{closest(str(name), known)}")
-
-
-def _at(raw: RawConfig, key: KeyPath) -> Any:
-    value: Any = raw.tree
-    for part in key:
-        value = value[part]
-    return value
-
-
-def _component(raw: RawConfig, key: KeyPath) -> Component:
-    value = _at(raw, key)
-    if isinstance(value, str):
-        value = {"type": value}
-    if not isinstance(value, dict):
-        raise ConfigError(f"{raw.where(key)}: a mapping with a 'type' is expected, but got {value!r}")
-    if not isinstance(value.get("type"), str):
-        if "type" in value:
-            raise ConfigError(f"{raw.where((*key, 'type'))}: a name is expected, but got {value['type']!r}")
-        raise ConfigError(f"{raw.where(key)}: the key 'type' is missing{closest('type', map(str, value))}")
-    params = {str(name): _value(raw, (*key, name)) for name in value if name != "type"}
-    return Component(value["type"], params, raw.where(key))
-
-
-def _value(raw: RawConfig, key: KeyPath) -> Any:
-    """An argument: a component where it has a `type`, a list element by element, anything else as it is."""
-    value = _at(raw, key)
-    if isinstance(value, dict) and "type" in value:
-        return _component(raw, key)
-    if isinstance(value, list):
-        return [_value(raw, (*key, index)) for index in range(len(value))]
-    return copy.deepcopy(value)
-
-
-def _number(raw: RawConfig, key: KeyPath) -> float:
-    value = _at(raw, key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ConfigError(f"{raw.where(key)}: a number is expected, but got {value!r}")
-    return value
-
-
-def _positive(raw: RawConfig, key: KeyPath) -> int:
-    value = _number(raw, key)
-    if int(value) != value or value < 1:
-        raise ConfigError(f"{raw.where(key)}: a whole number of at least 1 is expected, but got {value!r}")
-    return int(value)
-
-
-def _mapping(raw: RawConfig, key: KeyPath, known: Iterable[str], needed: Iterable[str] = ()) -> dict[str, Any]:
-    value = _at(raw, key)
-    if not isinstance(value, dict):
-        raise ConfigError(f"{raw.where(key)}: a mapping is expected, but got {value!r}")
-    _check_keys(raw, key, value, known)
-    for name in needed:
-        if name not in value:
-            raise ConfigError(f"{raw.where(key)}: the key '{name}' is missing")
-    return value
-
-
 def _loss_terms(raw: RawConfig, name: str) -> tuple[LossTerm, ...]:
     """PaddleSeg's `types` and `coef`: one type for several coefficients stands for all, and so does one coefficient."""
-    section = _mapping(raw, (name,), ("types", "coef"), needed=("types", "coef"))
+    section = mapping(raw, (name,), ("types", "coef"), needed=("types", "coef"))
     for key in ("types", "coef"):
         if not isinstance(section[key], list) or not section[key]:
             raise ConfigError(f"{raw.where((name, key))}: a list is expected, but got {section[key]!r}")
-    types = [_component(raw, (name, "types", index)) for index in range(len(section["types"]))]
-    coefs = [_number(raw, (name, "coef", index)) for index in range(len(section["coef"]))]
+    types = [component(raw, (name, "types", index)) for index in range(len(section["types"]))]
+    coefs = [number(raw, (name, "coef", index)) for index in range(len(section["coef"]))]
     repeated = len(types) == 1 and len(coefs) > 1
     if repeated:
         types = types * len(coefs)
@@ -158,74 +93,11 @@ def _loss_terms(raw: RawConfig, name: str) -> tuple[LossTerm, ...]:
     )
 
 
-def _pair_keys(raw: RawConfig, name: str) -> list[KeyPath]:
-    """Where the pairs of `distill.outputs` or `distill.features` stand."""
-    if not raw.tree.get("distill"):
-        return []
-    listed = _mapping(raw, ("distill",), _DISTILL).get(name) or []
-    if not isinstance(listed, list):
-        raise ConfigError(f"{raw.where(('distill', name))}: a list is expected, but got {listed!r}")
-    return [("distill", name, index) for index in range(len(listed))]
-
-
-def _output_pairs(raw: RawConfig) -> tuple[OutputPair, ...]:
-    pairs = []
-    for key in _pair_keys(raw, "outputs"):
-        value = _mapping(raw, key, ("student", "teacher", "loss", "weight", "schedule"), needed=("loss",))
-        weight = _number(raw, (*key, "weight")) if "weight" in value else 1.0
-        schedule = _schedule(raw, (*key, "schedule")) if value.get("schedule") else None
-        student, teacher = (_output_index(raw, (*key, side)) if side in value else 0 for side in ("student", "teacher"))
-        loss = _component(raw, (*key, "loss"))
-        pairs.append(OutputPair(student, teacher, loss, weight, raw.where(key), schedule))
-    return tuple(pairs)
-
-
-def _feature_pairs(raw: RawConfig) -> tuple[FeaturePair, ...]:
-    pairs = []
-    for key in _pair_keys(raw, "features"):
-        known = ("student", "teacher", "loss", "weight", "connector", "schedule")
-        value = _mapping(raw, key, known, needed=("student", "loss"))
-        names = [value["student"], value.get("teacher", value["student"])]
-        for side, name in zip(("student", "teacher"), names, strict=True):
-            if not isinstance(name, str):
-                raise ConfigError(f"{raw.where((*key, side))}: the name of a layer is expected, but got {name!r}")
-        weight = _number(raw, (*key, "weight")) if "weight" in value else 1.0
-        connector = Component("auto", {}, raw.where(key))
-        if value.get("connector"):
-            connector = _component(raw, (*key, "connector"))
-        schedule = _schedule(raw, (*key, "schedule")) if value.get("schedule") else None
-        loss = _component(raw, (*key, "loss"))
-        pairs.append(FeaturePair(names[0], names[1], loss, weight, connector, raw.where(key), schedule))
-    return tuple(pairs)
-
-
-def _schedule(raw: RawConfig, key: KeyPath) -> Schedule:
-    value = _mapping(raw, key, [f.name for f in fields(Schedule)])
-    numbers = {name: _number(raw, (*key, name)) for name in ("start", "end", "warmup") if name in value}
-    for name, number in numbers.items():
-        if int(number) != number or number < (-1 if name == "end" else 0):
-            raise ConfigError(f"{raw.where((*key, name))}: a number of iterations is expected, but got {number!r}")
-    decay = value.get("decay") or "none"
-    if decay not in ("none", "linear", "cosine"):
-        raise ConfigError(f"{raw.where((*key, 'decay'))}: 'none', 'linear' or 'cosine' is expected, but got {decay!r}")
-    schedule = Schedule(**{name: int(number) for name, number in numbers.items()}, decay=decay)
-    if schedule.end != -1 and schedule.end <= schedule.start + schedule.warmup:
-        raise ConfigError(f"{raw.where(key)}: end {schedule.end} leaves nothing after start and warmup")
-    return schedule
-
-
-def _output_index(raw: RawConfig, key: KeyPath) -> int:
-    value = _number(raw, key)
-    if int(value) != value or value < 0:
-        raise ConfigError(f"{raw.where(key)}: the number of an output, counted from 0, is expected, but got {value!r}")
-    return int(value)
-
-
 def _test_config(raw: RawConfig) -> TestConfig:
     if not raw.tree.get("test_config"):
         return TestConfig()
     names = [f.name for f in fields(TestConfig)]
-    given = _mapping(raw, ("test_config",), [*names, "auc_roc"])
+    given = mapping(raw, ("test_config",), [*names, "auc_roc"])
     section = {name: given[name] for name in names if name in given}
     for name in ("is_slide", "aug_eval", "flip_horizontal", "flip_vertical"):
         if not isinstance(section.get(name, False), bool):

@@ -28,18 +28,6 @@ class LossTerm:
 
 
 @dataclass(frozen=True)
-class OutputPair:
-    """One distillation loss between a student output and a teacher output."""
-
-    student: int
-    teacher: int
-    loss: Component
-    weight: float
-    where: str
-    schedule: "Schedule | None" = None
-
-
-@dataclass(frozen=True)
 class Schedule:
     """When a distillation loss counts, in iterations: as written, `end` -1 standing for the end of training."""
 
@@ -50,16 +38,69 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class FeaturePair:
-    """One distillation loss between two internal tensors, by the names under which they are caught."""
+class OutputPair:
+    """One distillation loss between a student output and a teacher output.
 
-    student: str
-    teacher: str
+    resolution: 'network' compares them at the student's own stride, 'label' at the size of the labels.
+    """
+
+    student: int
+    teacher: int
+    loss: Component
+    weight: float
+    where: str
+    schedule: Schedule | None = None
+    resolution: str = "network"
+
+
+@dataclass(frozen=True)
+class FeaturePair:
+    """One distillation loss between internal tensors, by the names under which they are caught.
+
+    A loss between several features of a side has a tuple of names. `only` is the name of the one teacher that is meant,
+    where there are several; None means each.
+    """
+
+    student: str | tuple[str, ...]
+    teacher: str | tuple[str, ...]
     loss: Component
     weight: float
     connector: Component
     where: str
     schedule: Schedule | None = None
+    only: str | None = None
+
+
+@dataclass(frozen=True)
+class TeacherSpec:
+    """One of several teachers: its file, the weights that replace its `pretrained`, how much it counts, and its name."""
+
+    name: str
+    config: str
+    pretrained: str | None
+    weight: float
+    class_map: Mapping[int, int] | None
+    where: str
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """The `distill` section.
+
+    kind: 'model', the teacher is trained already; 'ema', it is the mean of the student's own weights over time, with `decay`;
+    'mutual', it is trained together with the student. combine: of several teachers, 'mean' of their probabilities or 'each'
+    by itself. class_map: teacher classes to student classes, the others left out; None where they are the same. unlabelled:
+    a list of images that have no labels and are learnt from the teacher alone.
+    """
+
+    outputs: tuple[OutputPair, ...] = ()
+    features: tuple[FeaturePair, ...] = ()
+    kind: str = "model"
+    decay: float = 0.999
+    teachers: tuple[TeacherSpec, ...] = ()
+    combine: str = "mean"
+    class_map: Mapping[int, int] | None = None
+    unlabelled: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +132,6 @@ class Config:
     lr_scheduler: Component | None = None
     loss: tuple[LossTerm, ...] = ()
     distill_loss: tuple[LossTerm, ...] = ()
-    distill_outputs: tuple[OutputPair, ...] = ()
-    distill_features: tuple[FeaturePair, ...] = ()
+    distill: Distillation = field(default_factory=Distillation)
     test_config: TestConfig = field(default_factory=TestConfig)
     resolved: Mapping[str, Any] = field(default_factory=dict)

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -39,21 +39,40 @@ def check_dataset(dataset: Any, where: str) -> None:
         return
     # Some sets list an image several times.
     pairs = list(dict.fromkeys((str(image), None if label is None else str(label)) for image, label in listed))
-    key = _state_of_files(pairs, where)
     known_labels = _labels_are_used_as_read(dataset)
-    classes, ignore_index = dataset.num_classes, dataset.ignore_index
+    passed = _check_files(pairs, dataset.num_classes, dataset.ignore_index, known_labels, where)
+    if passed is not None:
+        if not known_labels:
+            _check_samples(dataset, where)
+        _remember(passed)
+
+
+def check_images(images: Sequence[str], where: str) -> None:
+    """Check that images without labels are there and readable.
+
+    Raises:
+        DataError: as `check_dataset`.
+    """
+    passed = _check_files([(image, None) for image in dict.fromkeys(images)], 0, 0, True, where)
+    if passed is not None:
+        _remember(passed)
+
+
+def _check_files(
+    pairs: list[tuple[str, str | None]], classes: int, ignore_index: int, known_labels: bool, where: str
+) -> Path | None:
+    """Look at every file. Returns where to remember that they passed, or None where they have passed before."""
+    key = _state_of_files(pairs, where)
     passed = _memory() / f"{hashlib.sha256(repr((key, classes, ignore_index, known_labels)).encode()).hexdigest()}.ok"
     if passed.exists():
-        return
+        return None
     with ThreadPoolExecutor(max(os.cpu_count() or 1, 1)) as pool:
         found = pool.map(lambda pair: _problem(pair[0], pair[1], classes, ignore_index, known_labels), pairs)
         for problem in _with_bar(found, len(pairs), where):
             if problem:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise DataError(f"{where}: {problem}")
-    if not known_labels:
-        _check_samples(dataset, where)
-    _remember(passed)
+    return passed
 
 
 def _state_of_files(pairs: list[tuple[str, str | None]], where: str) -> list[tuple[str, int, int]]:

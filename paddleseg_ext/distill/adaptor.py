@@ -17,7 +17,8 @@ class AdaptorBase:
                 mapping_layers["hidden_1"] = self.model.reshape_out
             return mapping_layers
 
-    A layer name may end in `:input` for what goes into the layer, and in `[1]` for one element where it is several.
+    A layer name may end in `:input` for what goes into the layer, in `.method()` for what a method of the layer returns (alone,
+    `method()`: of the model), and in `[1]` for one element where it is several.
 
     Attributes:
         model: the model, a paddle.nn.Layer.

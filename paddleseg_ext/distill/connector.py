@@ -1,17 +1,47 @@
 """What brings a student's and a teacher's feature to one shape: as little as is needed, trained with the student."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from paddleseg_ext import registry
 from paddleseg_ext.config import Component
 from paddleseg_ext.errors import ConfigError, closest
 from paddleseg_ext.losses.base import Loss
 
-KINDS = ("auto", "none", "conv1x1", "conv3x3", "mlp")
 _STRIDES = (4, 8, 16, 32, 64, 2, 1)
+
+
+def conv1x1(channels_in: int, channels_out: int, norm: bool = True) -> nn.Layer:
+    """A 1x1 convolution, and batch norm unless `norm` is false."""
+    return _convolution(channels_in, channels_out, 1, norm)
+
+
+def conv3x3(channels_in: int, channels_out: int, norm: bool = True) -> nn.Layer:
+    """A 3x3 convolution, and batch norm unless `norm` is false."""
+    return _convolution(channels_in, channels_out, 3, norm)
+
+
+def mlp(channels_in: int, channels_out: int, hidden: int | None = None) -> nn.Layer:
+    """A 1x1 convolution to `hidden` channels (default: as many as the teacher's), ReLU, another 1x1 convolution."""
+    hidden = hidden or channels_out
+    return nn.Sequential(nn.Conv2D(channels_in, hidden, 1), nn.ReLU(), nn.Conv2D(hidden, channels_out, 1))
+
+
+PROJECTIONS: dict[str, Callable[..., nn.Layer]] = {"conv1x1": conv1x1, "conv3x3": conv3x3, "mlp": mlp}
+KINDS = ("auto", "none")
+
+
+def register_projection(make: Callable[..., nn.Layer]) -> Callable[..., nn.Layer]:
+    """A decorator: `connector: {type: <its name>}` then means this function or class.
+
+    It is called with `channels_in` and `channels_out` and the connector's further arguments, and gives a layer from maps
+    [N, channels_in, H, W] to [N, channels_out, H, W].
+    """
+    PROJECTIONS[make.__name__] = make
+    return make
 
 
 class Connector(nn.Layer):
@@ -24,19 +54,25 @@ class Connector(nn.Layer):
     Args:
         student, teacher: shapes of the features.
         size: (height, width) of the images that they were seen for; tells tokens' rows and columns.
-        kind: 'auto' projects by 1x1 convolution and batch norm where the channels differ and the loss needs them equal;
-            'conv1x1' and 'conv3x3' (convolution and batch norm) and 'mlp' (1x1 convolution, ReLU, 1x1 convolution)
-            project in any case; 'none' changes nothing.
+        component: of type 'auto', which projects by `conv1x1` where the channels differ and the loss needs them equal; or one
+            of PROJECTIONS with its arguments, which projects in any case; or 'none', which changes nothing.
         loss: what compares them.
 
     Raises:
         ValueError: shapes that cannot be brought together.
+        ConfigError: arguments that the projection does not take.
     """
 
     def __init__(
-        self, student: Sequence[int], teacher: Sequence[int], size: tuple[int, int], kind: str, loss: nn.Layer
+        self,
+        student: Sequence[int],
+        teacher: Sequence[int],
+        size: tuple[int, int],
+        component: Component,
+        loss: nn.Layer,
     ) -> None:
         super().__init__()
+        kind = component.type
         # The shapes of what comes out, student's and teacher's.
         self.shapes: tuple[Sequence[int], Sequence[int]] = (student, teacher)
         self.steps: list[str] = []
@@ -56,8 +92,12 @@ class Connector(nn.Layer):
         resized = (*from_shape[:2], *to_shape[2:])
         if kind != "auto" or not fits(resized, to_shape):
             kind = "conv1x1" if kind == "auto" else kind
-            self.projection = _projection(kind, from_shape[1], to_shape[1])
+            component = Component(kind, component.params, component.where)
+            component = component.with_params(channels_in=from_shape[1], channels_out=to_shape[1])
+            registry.check_arguments(component, PROJECTIONS[kind])
+            self.projection = registry.call(component, PROJECTIONS[kind], dict(component.params))
             self.steps.append(f"{kind} {from_shape[1]} to {to_shape[1]} channels")
+            from_shape = (from_shape[0], to_shape[1], *from_shape[2:])
         if from_shape[2:] != to_shape[2:] and not fits(from_shape, to_shape):
             self.resized_to = (to_shape[2], to_shape[3])
             self.steps.append(f"resize to {to_shape[2]}x{to_shape[3]}")
@@ -88,21 +128,17 @@ def build_connector(
         ConfigError: an unknown kind.
         ValueError: shapes that it cannot bring together.
     """
-    if component.type not in KINDS:
-        raise ConfigError(f"{component.where}: no connector '{component.type}'{closest(component.type, KINDS)}")
-    for name in component.params:
+    known = (*KINDS, *PROJECTIONS)
+    if component.type not in known:
+        raise ConfigError(f"{component.where}: no connector '{component.type}'{closest(component.type, known)}")
+    for name in component.params if component.type in KINDS else ():
         raise ConfigError(f"{component.where}: {component.type} takes no argument '{name}'")
-    return Connector(student, teacher, size, component.type, loss)
+    return Connector(student, teacher, size, component, loss)
 
 
-def _projection(kind: str, channels_in: int, channels_out: int) -> nn.Layer:
-    if kind == "mlp":
-        return nn.Sequential(
-            nn.Conv2D(channels_in, channels_out, 1), nn.ReLU(), nn.Conv2D(channels_out, channels_out, 1)
-        )
-    size = 3 if kind == "conv3x3" else 1
-    convolution = nn.Conv2D(channels_in, channels_out, size, padding=size // 2, bias_attr=False)
-    return nn.Sequential(convolution, nn.BatchNorm2D(channels_out))
+def _convolution(channels_in: int, channels_out: int, size: int, norm: bool) -> nn.Layer:
+    convolution = nn.Conv2D(channels_in, channels_out, size, padding=size // 2, bias_attr=None if not norm else False)
+    return nn.Sequential(convolution, nn.BatchNorm2D(channels_out)) if norm else convolution
 
 
 def _grid(shape: Sequence[int], size: tuple[int, int]) -> tuple[int, int] | None:

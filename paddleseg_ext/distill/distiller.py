@@ -1,69 +1,117 @@
 """One step of distillation: a batch in, every loss by name out."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import paddle
 from paddle import Tensor, nn
 
+from paddleseg_ext.distill.class_map import ClassMap
 from paddleseg_ext.distill.connector import Connector
+from paddleseg_ext.distill.own_resolution import replaced
 from paddleseg_ext.distill.recorder import Recorder
 from paddleseg_ext.losses.functional import resize
 from paddleseg_ext.losses.task import TaskLoss
-from paddleseg_ext.types import Batch, StepOutput, Teacher, TeacherOutputs
+from paddleseg_ext.types import UNLABELLED, Batch, StepOutput, Teacher, TeacherOutputs
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One distillation loss: between two outputs (keys are their numbers) or two features (keys are names)."""
+    """One distillation loss: between two outputs (keys are their numbers), two features (keys are names), or, for a loss
+    that wants several of a side, lists of features (keys are tuples of names).
+
+    resolution: of outputs, 'network' or 'label'. class_map: of outputs, where the teacher has other classes.
+    """
 
     name: str
-    student: int | str
-    teacher: int | str
+    student: int | str | tuple[str, ...]
+    teacher: int | str | tuple[str, ...]
     loss: nn.Layer
     weight: float
-    connector: Connector | None = None
+    connectors: tuple[Connector, ...] = ()
     schedule: Callable[[int], float] | None = None
+    resolution: str = "network"
+    class_map: ClassMap | None = None
 
     def __call__(
-        self, outputs: Sequence[Tensor], features: dict[str, Tensor], taught: TeacherOutputs, batch: Batch
+        self, outputs: Sequence[Tensor], features: Mapping[str, Tensor], taught: TeacherOutputs, batch: Batch
     ) -> Tensor:
-        """The weighted loss. A teacher's logits of another resolution are resized to the student's."""
+        """The weighted loss; 0 without being computed while the schedule's factor is 0."""
         weight = self.weight * (1.0 if self.schedule is None else self.schedule(batch.iteration))
         if weight == 0:
             return paddle.zeros([])
         if isinstance(self.student, int) and isinstance(self.teacher, int):
-            student = outputs[self.student]
-            teacher = resize(taught.logits[self.teacher], tuple(student.shape[2:]))
-        else:
-            student, teacher = features[str(self.student)], taught.features[str(self.teacher)]
-            if self.connector is not None:
-                student, teacher = self.connector(student, teacher)
-        return weight * self.loss(student, teacher, batch.labels)
+            return weight * self._between_outputs(outputs[self.student], taught.logits[self.teacher], batch)
+        students = [features[name] for name in names(self.student)]
+        teachers = [taught.features[name] for name in names(self.teacher)]
+        if self.connectors:
+            joined = [join(*both) for join, *both in zip(self.connectors, students, teachers, strict=True)]
+            students, teachers = [s for s, _ in joined], [t for _, t in joined]
+        if isinstance(self.student, tuple):
+            return weight * self.loss(students, teachers, batch.labels)
+        return weight * self.loss(students[0], teachers[0], batch.labels)
+
+    def _between_outputs(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+        """A teacher's logits of another resolution are resized to the student's."""
+        labels = batch.labels
+        if self.class_map is not None:
+            student, teacher = self.class_map.student(student), self.class_map.teacher(teacher)
+            labels = self.class_map.labels(labels)
+        if self.resolution == "label":
+            student = resize(student, tuple(labels.shape[1:]))
+        return self.loss(student, resize(teacher, tuple(student.shape[2:])), labels)
+
+
+def names(key: int | str | tuple[str, ...]) -> tuple[str, ...]:
+    """The layers of a feature key."""
+    return key if isinstance(key, tuple) else (str(key),)
 
 
 class Distiller(nn.Layer):
     """Student, teacher and the losses between them.
 
-    The student and `extras`, what trains with it (connectors, losses with weights), are sub-layers. The teacher is a
-    callable and none, so it stays out of parameters, checkpoints, gradient reduction and `train()`.
+    The student and `extras`, what trains with it (connectors, losses with weights, a teacher that learns too), are
+    sub-layers. Any other teacher is a callable and none, so it stays out of parameters, checkpoints, gradient reduction and
+    `train()`.
+
+    Args:
+        own: by the number of a student's output, the layer that has it at the network's own resolution; `recorder` catches it.
+        ignore_index: what takes the place of UNLABELLED for the losses against labels.
     """
 
     def __init__(
-        self, student: nn.Layer, recorder: Recorder, teacher: Teacher, task_loss: TaskLoss, pairs: Sequence[Pair]
+        self,
+        student: nn.Layer,
+        recorder: Recorder,
+        teacher: Teacher,
+        task_loss: TaskLoss,
+        pairs: Sequence[Pair],
+        own: Mapping[int, str] | None = None,
+        ignore_index: int = 255,
     ) -> None:
         super().__init__()
         self.student = student
-        parts = [part for pair in pairs for part in (pair.connector, pair.loss) if part is not None]
-        self.extras = nn.LayerList(parts)
-        self.recorder, self.teacher, self.task_loss, self.pairs = recorder, teacher, task_loss, tuple(pairs)
+        parts = [part for pair in pairs for part in (*pair.connectors, pair.loss)]
+        self.extras = nn.LayerList([*parts, *([teacher] if isinstance(teacher, nn.Layer) else [])])
+        self.recorder, self.task_loss, self.pairs = recorder, task_loss, tuple(pairs)
+        self._teacher = (teacher,)  # not an attribute that Paddle would take for a sub-layer
+        self.own, self.ignore_index = dict(own or {}), ignore_index
+
+    @property
+    def teacher(self) -> Teacher:
+        """What teaches."""
+        return self._teacher[0]
 
     def forward(self, batch: Batch) -> StepOutput:
         # The teacher first: its activations are gone before the student's graph is built.
         taught = self.teacher(batch)
         outputs = list(self.student(batch.images))
         features = self.recorder.take()
-        losses = self.task_loss(outputs, batch)
+        unlabelled = batch.labels == UNLABELLED
+        ignored = paddle.full_like(batch.labels, self.ignore_index)
+        losses = self.task_loss(outputs, replace(batch, labels=paddle.where(unlabelled, ignored, batch.labels)))
+        losses.update(taught.losses)
+        logits = replaced(outputs, features, self.own)
         for pair in self.pairs:
-            losses[pair.name] = pair(outputs, features, taught, batch)
+            losses[pair.name] = pair(logits, features, taught, batch)
         return StepOutput([x.detach() for x in outputs if isinstance(x, Tensor)], losses)

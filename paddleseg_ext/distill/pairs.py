@@ -7,8 +7,10 @@ import paddle
 from paddle import Tensor, nn
 
 from paddleseg_ext.config import Config, FeaturePair, OutputPair
+from paddleseg_ext.distill.class_map import ClassMap
 from paddleseg_ext.distill.connector import Connector, build_connector
-from paddleseg_ext.distill.distiller import Pair
+from paddleseg_ext.distill.distiller import Pair, names
+from paddleseg_ext.distill.own_resolution import replaced
 from paddleseg_ext.distill.recorder import Recorder
 from paddleseg_ext.distill.schedule import WeightFactor
 from paddleseg_ext.errors import ConfigError
@@ -33,12 +35,19 @@ class DryRun:
 
 
 @paddle.no_grad()
-def dry_run(student: nn.Layer, recorder: Recorder, teacher: Teacher, batch: Batch) -> DryRun:
-    """One forward of both, the student in train mode as in training, its running statistics put back afterwards."""
+def dry_run(
+    student: nn.Layer, recorder: Recorder, teacher: Teacher, batch: Batch, own: Mapping[int, str] | None = None
+) -> DryRun:
+    """One forward of both, the student in train mode as in training, its running statistics put back afterwards.
+
+    `own`: as for the Distiller.
+    """
     student.train()
-    with kept_statistics(student):
+    learning = [teacher] if isinstance(teacher, nn.Layer) else []
+    with kept_statistics(nn.LayerList([student, *learning])):
         outputs = list(student(batch.images))
         features = recorder.take()
+        outputs = replaced(outputs, features, own or {})
         taught: TeacherOutputs = teacher(batch)
     size = (batch.images.shape[2], batch.images.shape[3])
     return DryRun(size, _shapes(outputs), _named(features), _shapes(taught.logits), _named(taught.features))
@@ -51,8 +60,8 @@ def output_pairs(config: Config, run: DryRun) -> tuple[OutputPair, ...]:
     several types as well where both models have exactly that many outputs (PaddleSeg's meaning); else every loss compares
     the first output of each.
     """
-    if config.distill_outputs:
-        return config.distill_outputs
+    if config.distill.outputs:
+        return config.distill.outputs
     terms = config.distill_loss
     counts = {len(run.student_outputs), len(run.teacher_outputs), len(terms)}
     by_output = len(counts) == 1
@@ -71,46 +80,75 @@ def build_pairs(
     ignore_index: int,
     num_classes: int,
     iters: int,
+    class_map: ClassMap | None = None,
+    prefix: str = "connector_",
 ) -> list[Pair]:
     """Build the losses and connectors and check that every pair can work.
+
+    Args:
+        class_map: where the teacher has other classes than the student's `num_classes`.
+        prefix: begins the parameter names of what is built, which are counted from zero so that they (the keys of an
+            optimizer's state) do not depend on what else the process has built.
 
     Raises:
         ConfigError: an output or feature does not exist, or the two shapes cannot be compared.
     """
-    wanted: list[OutputPair | FeaturePair] = [*outputs, *features]
-    losses: list[nn.Layer] = []
-    connectors: list[Connector | None] = []
-    # Named from zero, so that names (the keys of an optimizer's state) do not depend on what else the process has built.
-    with paddle.utils.unique_name.guard("connector_"):
-        for pair in wanted:
-            _check_schedule(pair, iters)
-            losses.append(build_distill_loss(pair.loss, ignore_index, num_classes))
-            connectors.append(_connector(pair, losses[-1], run))
+    built: list[tuple[nn.Layer, tuple[Connector, ...]]] = []
+    classes = num_classes if class_map is None else len(class_map)
+    with paddle.utils.unique_name.guard(prefix):
+        for output in outputs:
+            _check_schedule(output, iters)
+            loss = build_distill_loss(output.loss, ignore_index, classes)
+            _check_count(output, loss, 1)
+            shapes = _check_outputs(output, run, class_map)
+            if isinstance(loss, Loss):
+                loss.prepare(*shapes)
+            built.append((loss, ()))
+        for feature in features:
+            _check_schedule(feature, iters)
+            loss = build_distill_loss(feature.loss, ignore_index, num_classes)
+            built.append((loss, _connectors(feature, loss, run)))
     several = len({(p.student, p.teacher) for p in outputs}) > 1
     labels = [p.loss.type + (f"_{p.student}_{p.teacher}" if several else "") for p in outputs]
-    labels += [f"{p.loss.type}_{p.student}" for p in features]
+    labels += [f"{p.loss.type}_{'+'.join(names(p.student))}" for p in features]
+    wanted: list[OutputPair | FeaturePair] = [*outputs, *features]
     return [
         Pair(
-            *(f"distill/{name}", pair.student, pair.teacher, loss, pair.weight, connector),
+            *(f"distill/{name}", pair.student, pair.teacher, loss, pair.weight, connectors),
             schedule=WeightFactor(pair.schedule, iters) if pair.schedule else None,
+            resolution=pair.resolution if isinstance(pair, OutputPair) else "network",
+            class_map=class_map if isinstance(pair, OutputPair) else None,
         )
-        for name, pair, loss, connector in zip(unique_names(labels), wanted, losses, connectors, strict=True)
+        for name, pair, (loss, connectors) in zip(unique_names(labels), wanted, built, strict=True)
     ]
 
 
 def describe(pair: Pair, run: DryRun) -> str:
     """One line for the log: both tensors with their shapes, the connector, the loss, its weight and when it counts."""
-    is_output = isinstance(pair.student, int)
-    student = run.student_outputs[int(pair.student)] if is_output else run.student_features[str(pair.student)]
-    teacher = run.teacher_outputs[int(pair.teacher)] if is_output else run.teacher_features[str(pair.teacher)]
-    kind = "output" if is_output else "feature"
-    text = f"{pair.name}: {kind} {pair.student} {student} <- teacher {kind} {pair.teacher} {teacher}"
-    if pair.connector is not None and pair.connector.steps:
-        text += f", connector: {pair.connector.describe()}"
+    if isinstance(pair.student, int) and isinstance(pair.teacher, int):
+        student, teacher = run.student_outputs[pair.student], run.teacher_outputs[pair.teacher]
+        text = f"{pair.name}: output {pair.student} {student} <- teacher output {pair.teacher} {teacher}"
+        text += ", at the labels' resolution" if pair.resolution == "label" else ""
+        text += f", {len(pair.class_map)} classes shared" if pair.class_map is not None else ""
+    else:
+        sides = []
+        for key, shapes in ((pair.student, run.student_features), (pair.teacher, run.teacher_features)):
+            sides.append(" and ".join(f"{name} {shapes[name]}" for name in names(key)))
+        text = f"{pair.name}: feature {sides[0]} <- teacher feature {sides[1]}"
+    steps = [connector.describe() for connector in pair.connectors if connector.steps]
+    text += f", connector: {' and '.join(steps)}" if steps else ""
     return f"{text}, weight {pair.weight:g}" + (f", {pair.schedule}" if pair.schedule else "")
 
 
-def _check_outputs(pair: OutputPair, run: DryRun) -> tuple[Shape, Shape]:
+def _check_count(pair: OutputPair | FeaturePair, loss: nn.Layer, count: int) -> None:
+    wanted = getattr(loss, "features", 1)
+    if wanted != count:
+        raise ConfigError(
+            f"{pair.where}: {pair.loss.type} compares {wanted} feature{'s' if wanted > 1 else ''} of each side, but got {count}"
+        )
+
+
+def _check_outputs(pair: OutputPair, run: DryRun, class_map: ClassMap | None) -> tuple[Shape, Shape]:
     sides = (("student", pair.student, run.student_outputs), ("teacher", pair.teacher, run.teacher_outputs))
     shapes = []
     for side, index, available in sides:
@@ -124,40 +162,43 @@ def _check_outputs(pair: OutputPair, run: DryRun) -> tuple[Shape, Shape]:
                 f"{pair.where}: output {index} of the {side} is no map of logits but {shape or 'no tensor'}"
             )
         shapes.append(shape)
+    if class_map is not None:
+        return [shapes[0][0], len(class_map), *shapes[0][2:]], [shapes[1][0], len(class_map), *shapes[0][2:]]
     if shapes[0][1] != shapes[1][1]:
         raise ConfigError(
             f"{pair.where}: student output {pair.student} has {shapes[0][1]} classes, "
-            f"teacher output {pair.teacher} has {shapes[1][1]}"
+            f"teacher output {pair.teacher} has {shapes[1][1]}; distill.class_map says which are the same"
         )
     return shapes[0], shapes[1]
 
 
-def _connector(pair: OutputPair | FeaturePair, loss: nn.Layer, run: DryRun) -> Connector | None:
-    """What a pair of features needs; nothing for outputs. Raises ConfigError where the two cannot be compared."""
-    if isinstance(pair, OutputPair):
-        shapes = _check_outputs(pair, run)
-        if isinstance(loss, Loss):
-            loss.prepare(*shapes)
-        return None
-    student, teacher = _features(pair, run)
-    try:
-        connector = build_connector(pair.connector, student, teacher, run.size, loss)
-    except ValueError as error:
-        raise ConfigError(
-            f"{pair.where}: student '{pair.student}' is {student} and teacher '{pair.teacher}' is {teacher}; {error}"
-        ) from None
+def _connectors(pair: FeaturePair, loss: nn.Layer, run: DryRun) -> tuple[Connector, ...]:
+    """What each of a pair's features needs. Raises ConfigError where two cannot be compared."""
+    students, teachers = names(pair.student), names(pair.teacher)
+    _check_count(pair, loss, len(students))
+    _check_count(pair, loss, len(teachers))
+    connectors = []
+    for student, teacher in zip(students, teachers, strict=True):
+        shapes = (
+            _feature(pair, "Student", student, run.student_features),
+            _feature(pair, "Teacher", teacher, run.teacher_features),
+        )
+        try:
+            connectors.append(build_connector(pair.connector, *shapes, run.size, loss))
+        except ValueError as error:
+            raise ConfigError(
+                f"{pair.where}: student '{student}' is {shapes[0]} and teacher '{teacher}' is {shapes[1]}; {error}"
+            ) from None
     if isinstance(loss, Loss):
-        loss.prepare(*connector.shapes)
-    return connector
+        loss.prepare(*connectors[0].shapes)
+    return tuple(connectors)
 
 
-def _features(pair: FeaturePair, run: DryRun) -> tuple[Shape, Shape]:
-    sides = (("Student", pair.student, run.student_features), ("Teacher", pair.teacher, run.teacher_features))
-    for side, key, available in sides:
-        if key not in available:
-            known = ", ".join(f"'{k}'" for k in available) or "nothing"
-            raise ConfigError(f"{pair.where}: {side}Adaptor.mapping_layers gives no '{key}'; it gives {known}")
-    return run.student_features[pair.student], run.teacher_features[pair.teacher]
+def _feature(pair: FeaturePair, side: str, key: str, available: Mapping[str, Shape]) -> Shape:
+    if key not in available:
+        known = ", ".join(f"'{k}'" for k in available) or "nothing"
+        raise ConfigError(f"{pair.where}: {side}Adaptor.mapping_layers gives no '{key}'; it gives {known}")
+    return available[key]
 
 
 def _check_schedule(pair: OutputPair | FeaturePair, iters: int) -> None:

@@ -1,7 +1,7 @@
 """Catches internal tensors of a model by the names that an adaptor gives them."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from paddle import Tensor, nn
@@ -9,7 +9,9 @@ from paddle import Tensor, nn
 from paddleseg_ext.distill.adaptor import AdaptorBase
 from paddleseg_ext.errors import ConfigError, closest
 
-_SPEC = re.compile(r"^(?P<layer>[^:\[\]]+)(?P<input>:input)?(?:\[(?P<index>\d+)\])?$")
+_SPEC = re.compile(
+    r"^(?:(?P<layer>[^:\[\]()]+)(?P<input>:input)?|(?:(?P<owner>[^:\[\]()]+)\.)?(?P<method>\w+)\(\))(?:\[(?P<index>\d+)\])?$"
+)
 
 
 class Recorder:
@@ -20,7 +22,7 @@ class Recorder:
 
     Args:
         adaptor: names the tensors by keys.
-        names: further layers (`layer`, `layer:input`, `layer[1]`), which are their own keys.
+        names: further layers (`layer`, `layer:input`, `layer[1]`, `layer.method()`), which are their own keys.
 
     Raises (when entered): ConfigError where a name is no layer of the model, with the closest names.
     """
@@ -45,7 +47,7 @@ class Recorder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for hook in self._hooks:
+        for hook in reversed(self._hooks):
             hook.remove()
         self._hooks.clear()
         self._keys.clear()
@@ -76,20 +78,54 @@ class Recorder:
         match = _SPEC.match(spec) if isinstance(spec, str) else None
         if match is None:
             raise ConfigError(f"{where}: the name of a layer is expected, but got {spec!r}")
-        layers = dict(self.adaptor.model.named_sublayers())
-        layer = layers.get(match["layer"])
-        if layer is None:
-            model = type(self.adaptor.model).__name__
-            raise ConfigError(f"{where}: {model} has no layer '{match['layer']}'{closest(match['layer'], layers)}")
         index = int(match["index"]) if match["index"] else None
 
         def catch(value: Any) -> None:
             self._caught[key] = _as_tensor(value, f"{where}: {spec}", index)
 
-        if match["input"]:
+        layer = self._layer(match["owner"] if match["method"] else match["layer"], where)
+        if match["method"]:
+            self._hooks.append(_MethodHook(layer, match["method"], catch, where))
+        elif match["input"]:
             self._hooks.append(layer.register_forward_pre_hook(lambda _layer, inputs: catch(inputs)))
         else:
             self._hooks.append(layer.register_forward_post_hook(lambda _layer, _inputs, output: catch(output)))
+
+    def _layer(self, name: str | None, where: str) -> nn.Layer:
+        """The layer of this name, or the model itself for None."""
+        model = self.adaptor.model
+        if name is None:
+            return model
+        layers = dict(model.named_sublayers())
+        if name not in layers:
+            raise ConfigError(f"{where}: {type(model).__name__} has no layer '{name}'{closest(name, layers)}")
+        return layers[name]
+
+
+class _MethodHook:
+    """Lets `catch` see what one method of one layer returns, until it is removed; no other layer is touched."""
+
+    def __init__(self, layer: nn.Layer, method: str, catch: Callable[[Any], None], where: str) -> None:
+        original = getattr(layer, method, None)
+        if not callable(original):
+            known = [n for n in dir(type(layer)) if n not in dir(nn.Layer) and callable(getattr(type(layer), n))]
+            raise ConfigError(f"{where}: {type(layer).__name__} has no method '{method}'{closest(method, known)}")
+        self.layer, self.method = layer, method
+        # Where there is one, the method that another hook has put there.
+        self.before = vars(layer).get(method)
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            value = original(*args, **kwargs)
+            catch(value)
+            return value
+
+        vars(layer)[method] = watched
+
+    def remove(self) -> None:
+        if self.before is None:
+            del vars(self.layer)[self.method]
+        else:
+            vars(self.layer)[self.method] = self.before
 
 
 def _as_tensor(value: Any, where: str, index: int | None = None) -> Tensor:

@@ -17,7 +17,7 @@ from paddleseg_ext.models.safe_load import safe_load
 from paddleseg_ext.models.weights import load_weights
 
 _MODEL, _OPTIMIZER, _STATE = "model.pdparams", "model.pdopt", "state.json"
-_EXTRAS = "connectors.pdparams"
+_EXTRAS = "extras.pdparams"
 
 
 @dataclass
@@ -165,7 +165,9 @@ def restore(
     trained = list(model.parameters())
     if extras is not None:
         if not (folder / _EXTRAS).is_file():
-            raise CheckpointError(f"--resume_model {folder}: it has no connectors, but distill.features needs some")
+            raise CheckpointError(
+                f"--resume_model {folder}: it has no {_EXTRAS}, but what distils now has weights or a state of its own"
+            )
         load_weights(extras, str(folder / _EXTRAS), strict=True)
         trained += extras.parameters()
     names = {p.name for p in trained if not p.stop_gradient}

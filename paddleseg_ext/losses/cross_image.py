@@ -133,8 +133,8 @@ class CIRKDLoss(Loss):
             for queue, weight in ((self.pixels, self.pixel), (self.regions, self.region)):
                 if weight > 0:
                     vectors, exist = queue.sample(self.contrast)
-                    logits = (paddle.matmul(a, vectors, transpose_y=True) / self.temperature for a in (a_s, a_t))
-                    loss = loss + weight * F.masked_kl(*logits, exist, counts)
+                    ours, theirs = (paddle.matmul(a, vectors, transpose_y=True) / self.temperature for a in (a_s, a_t))
+                    loss = loss + weight * F.masked_kl(ours, theirs, exist, counts)
         if self.training:
             self._remember(f_t, y.flatten(1), valid)
         return loss

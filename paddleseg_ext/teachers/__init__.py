@@ -1,5 +1,8 @@
-"""The kinds of teacher. Each is a callable: a Batch in, detached TeacherOutputs out."""
+"""The kinds of teacher. Each is a callable: a Batch in, TeacherOutputs out."""
 
+from paddleseg_ext.teachers.ema import EmaTeacher
 from paddleseg_ext.teachers.model import ModelTeacher
+from paddleseg_ext.teachers.peer import PeerTeacher
+from paddleseg_ext.teachers.several import SeveralTeachers
 
-__all__ = ["ModelTeacher"]
+__all__ = ["EmaTeacher", "ModelTeacher", "PeerTeacher", "SeveralTeachers"]

@@ -1,11 +1,13 @@
 """The teacher as a Paddle layer in this process."""
 
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 import paddle
 from paddle import nn
 
+from paddleseg_ext.distill.own_resolution import replaced
 from paddleseg_ext.distill.recorder import Recorder
 from paddleseg_ext.types import Batch, TeacherOutputs
 
@@ -16,19 +18,20 @@ class ModelTeacher:
     Args:
         model: the layer; it is set to eval mode and its parameters are frozen.
         recorder: catches the internal tensors that are wanted besides the outputs.
+        own: by the number of an output, the layer that has it at the network's own resolution; the recorder catches it.
     """
 
-    def __init__(self, model: nn.Layer, recorder: Recorder) -> None:
+    def __init__(self, model: nn.Layer, recorder: Recorder, own: Mapping[int, str] | None = None) -> None:
         model.eval()
         for parameter in model.parameters():
             parameter.stop_gradient = True
-        self.model, self.recorder = model, recorder
+        self.model, self.recorder, self.own = model, recorder, dict(own or {})
 
     @paddle.no_grad()
     def __call__(self, batch: Batch) -> TeacherOutputs:
-        outputs = tuple(self.model(batch.images))
+        outputs = list(self.model(batch.images))
         features = {key: value.detach() for key, value in self.recorder.take().items()}
-        return TeacherOutputs(outputs, features)
+        return TeacherOutputs(tuple(replaced(outputs, features, self.own)), features)
 
     def digest(self) -> str:
         """SHA-256 of all weights and buffers: equal before and after training, or something has gone wrong."""

@@ -28,7 +28,7 @@ def read_until(process, wanted):
 
 
 def results(world, save_dir):
-    files = [f"iter_{ITERS}/{name}" for name in ("model.pdopt", "model.pdparams", "connectors.pdparams")]
+    files = [f"iter_{ITERS}/{name}" for name in ("model.pdopt", "model.pdparams", "extras.pdparams")]
     contents = [world.weights(f"{save_dir}/{file}") for file in (*files, "best_model/model.pdparams")]
     contents[0].pop("LR_Scheduler")
     losses = {r["iter"]: r["loss"] for r in world.records("train", save_dir)}

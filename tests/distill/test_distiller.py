@@ -7,6 +7,7 @@ import paddle
 import pytest
 from nets import Net, TutorialModel, adaptor, batch, loss, task_loss
 
+from paddleseg_ext.config import Component
 from paddleseg_ext.distill.connector import Connector
 from paddleseg_ext.distill.distiller import Distiller, Pair
 from paddleseg_ext.distill.recorder import Recorder, no_features
@@ -116,8 +117,8 @@ def test_connectors_train_with_the_student_and_are_no_part_of_it(models):
     student, teacher = Net(), Net(width=9, stride=2)
     criterion = loss("HintLoss")
     with Recorder(adaptor(student, {}), ["stem"]) as caught, Recorder(adaptor(teacher, {}), ["stem"]) as taught:
-        connector = Connector([2, 6, 8, 8], [2, 9, 4, 4], (8, 8), "auto", criterion)
-        pair = Pair("feature", "stem", "stem", criterion, 1.0, connector)
+        connector = Connector([2, 6, 8, 8], [2, 9, 4, 4], (8, 8), Component("auto", {}, "test"), criterion)
+        pair = Pair("feature", "stem", "stem", criterion, 1.0, (connector,))
         step = Distiller(student, caught, ModelTeacher(teacher, taught), task_loss(student), [pair])
         step(batch()).losses["feature"].backward()
     assert connector.projection[0].weight.grad is not None

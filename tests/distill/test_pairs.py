@@ -6,7 +6,7 @@ import paddle
 import pytest
 from nets import Net, adaptor, batch
 
-from paddleseg_ext.config import Component, Config, FeaturePair, LossTerm, OutputPair, Schedule
+from paddleseg_ext.config import Component, Config, Distillation, FeaturePair, LossTerm, OutputPair, Schedule
 from paddleseg_ext.distill.pairs import build_pairs, describe, dry_run, output_pairs
 from paddleseg_ext.distill.recorder import Recorder, no_features
 from paddleseg_ext.errors import ConfigError
@@ -26,7 +26,7 @@ def run(student, teacher):
 
 
 def config(*terms, outputs=()):
-    return Config("s.yml", Component("Net", {}, ""), distill_loss=terms, distill_outputs=outputs)
+    return Config("s.yml", Component("Net", {}, ""), distill_loss=terms, distill=Distillation(outputs=outputs))
 
 
 def chosen(terms, student_outputs, teacher_outputs):
@@ -146,7 +146,7 @@ def test_connectors_have_parameter_names_of_their_own_whatever_was_built_before(
     names = []
     for _ in range(2):
         pairs = build_pairs([], twice, features(width=9), **NUMBERS)
-        names.append([p.name for pair in pairs for p in pair.connector.parameters()])
+        names.append([p.name for pair in pairs for p in pair.connectors[0].parameters()])
     assert names[0] == names[1] and len(set(names[0])) == len(names[0]) > 4
 
 
