@@ -18,9 +18,10 @@ MAY_IMPORT = {
     "models": {"config", "registry"},
     "data": {"config", "registry"},
     "distill": {"config", "registry", "losses", "models.weights"},
-    "teachers": {"distill.recorder", "distill.own_resolution"},
+    "inference": {"config", "models", "distill.recorder", "distill.adaptor", "distill.user_file"},
+    "teachers": {"distill.recorder", "distill.own_resolution", "inference"},
     "engine": {"config", "registry", "losses.task", "models.safe_load", "models.weights"},
-    "cli": {"config", "registry", "compat", "losses", "models", "data", "distill", "teachers", "engine"},
+    "cli": {"config", "registry", "compat", "losses", "models", "data", "distill", "inference", "teachers", "engine"},
 }
 ONLY_IN_COMMANDS = {"argparse"}
 

@@ -2,6 +2,8 @@
 
 import argparse
 
+from paddleseg_ext.config import ENGINES
+
 
 def parser(description: str) -> argparse.ArgumentParser:
     """A parser whose help shows defaults and whose flags must be written out."""
@@ -57,6 +59,12 @@ def add_distillation(parser: argparse.ArgumentParser, distill_config: str) -> No
         "--baseline",
         action="store_true",
         help="first train the student alone, alike, into save_dir/baseline, and show the gain at the end",
+    )
+    add(
+        "--teacher_engine",
+        choices=ENGINES,
+        help="what runs the teacher: 'model' the Paddle layer, 'auto' the fastest engine that agrees with it; "
+        "default: the student's file's distill.teacher.engine, else auto",
     )
     add("--teacher_opts", nargs="+", metavar="KEY=VALUE", help="as --opts, for the teacher's file")
     add(

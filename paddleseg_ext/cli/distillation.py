@@ -11,6 +11,7 @@ from pathlib import Path
 import paddle
 from paddle import nn
 
+from paddleseg_ext.cli.engines import faster
 from paddleseg_ext.cli.teachers import Member, open_teachers, show_teacher
 from paddleseg_ext.cli.training import Session, build_task_loss, train
 from paddleseg_ext.config import FeaturePair
@@ -25,6 +26,7 @@ from paddleseg_ext.engine import env
 from paddleseg_ext.engine.hooks import OnceHook
 from paddleseg_ext.engine.trainer import Hook
 from paddleseg_ext.errors import ConfigError
+from paddleseg_ext.models.weights import digest
 from paddleseg_ext.teachers import ModelTeacher, PeerTeacher, SeveralTeachers
 from paddleseg_ext.types import Batch, Teacher
 
@@ -61,12 +63,14 @@ def open_distillation(session: Session, student: nn.Layer, user: UserDistillatio
         def tried(teacher: Teacher) -> DryRun:
             return dry_run(student, caught, teacher, batch, own)
 
-        teacher, pairs = _joined(session, members, features, tried)
+        pairs = _pairs(session, members, features, tried)
         if not pairs:
             raise ConfigError(
                 f"{config.path}: nothing to distil: give distill_loss, distill.outputs, distill.features "
                 f"or the pairs of {session.args.distill_config}"
             )
+        members = [replace(member, teacher=_quick(session, member, members, pairs, batch)) for member in members]
+        teacher = members[0].teacher if len(members) == 1 else _as_one(session, members)
         task_loss = build_task_loss(session, student)
         yield Distillation(Distiller(student, caught, teacher, task_loss, pairs, own, facts.ignore_index), members)
 
@@ -80,7 +84,7 @@ def train_distilled(session: Session, student: nn.Layer, distillation: Distillat
     # The student's own past is no part of the step, but of what resuming needs.
     past = [member.model for member in members if member.config is None]
     shown = fixed[0].model if fixed and fixed[0].class_map is None else None
-    with unchanged([member.teacher for member in fixed if isinstance(member.teacher, ModelTeacher)]):
+    with unchanged(fixed):
         train(
             *(session, student, step),
             name="student",
@@ -96,38 +100,53 @@ def train_distilled(session: Session, student: nn.Layer, distillation: Distillat
             _log.info("the teacher, which learnt too, is in %s", path)
 
 
-def _joined(
+def _pairs(
     session: Session, members: Sequence[Member], features: Sequence[FeaturePair], tried: Callable[[Teacher], DryRun]
-) -> tuple[Teacher, list[Pair]]:
-    """The members as one teacher, and its pairs."""
+) -> list[Pair]:
+    """The pairs with all members; where there are several, keys are those of `_as_one`."""
     config, facts = session.config, session.data.facts
     build = partial(build_pairs, ignore_index=facts.ignore_index, num_classes=facts.num_classes, iters=config.iters)
     if len(members) == 1:
         run = tried(members[0].teacher)
         pairs = build(output_pairs(config, run), features, run, class_map=members[0].class_map)
         _show(pairs, run)
-        return members[0].teacher, pairs
+        return pairs
     mean = config.distill.combine == "mean"
     if mean and len({_class_key(member) for member in members}) > 1:
         raise ConfigError(f"{config.path}: distill.teachers: teachers of different classes need `combine: each`")
-    weights = [member.weight for member in members]
-    joined = SeveralTeachers({member.name: member.teacher for member in members}, weights, mean)
     built: list[Pair] = []
     if mean:
-        run = tried(joined)
+        run = tried(_as_one(session, members))
         built = build(output_pairs(config, run), [], run, class_map=members[0].class_map)
         _show(built, run)
-    offset = 0
+    offset, whole = 0, sum(member.weight for member in members)
     for member in members:
         run = tried(member.teacher)
         own = [pair for pair in features if pair.only in (None, member.name)]
         outputs = [] if mean else output_pairs(config, run)
-        prefix = f"connector_{member.name}_"
-        pairs = build(outputs, own, run, class_map=member.class_map, prefix=prefix)
+        pairs = build(outputs, own, run, class_map=member.class_map, prefix=f"connector_{member.name}_")
         _show(pairs, run)
-        built += [_of_member(pair, member, member.weight / sum(weights), offset) for pair in pairs]
+        built += [_of_member(pair, member, member.weight / whole, offset) for pair in pairs]
         offset += len(run.teacher_outputs)
-    return joined, built
+    return built
+
+
+def _as_one(session: Session, members: Sequence[Member]) -> SeveralTeachers:
+    weights = [member.weight for member in members]
+    teachers = {member.name: member.teacher for member in members}
+    return SeveralTeachers(teachers, weights, session.config.distill.combine == "mean")
+
+
+def _quick(session: Session, member: Member, members: Sequence[Member], pairs: Sequence[Pair], batch: Batch) -> Teacher:
+    """A member's teacher by the engine that suits it, where it was trained before."""
+    if not member.is_fixed or not isinstance(member.teacher, ModelTeacher) or member.config is None:
+        return member.teacher
+    keys = [name for pair in pairs if not isinstance(pair.teacher, int) for name in names(pair.teacher)]
+    if len(members) > 1:
+        prefix = f"{member.name}/"
+        keys = [name.removeprefix(prefix) for name in keys if name.startswith(prefix)]
+    outputs = len(member.teacher(batch).logits)
+    return faster(session, member.name, member.teacher, member.component, outputs, dict.fromkeys(keys))
 
 
 def _of_member(pair: Pair, member: Member, share: float, offset: int) -> Pair:
@@ -164,9 +183,10 @@ def _balance_check(session: Session, distiller: Distiller) -> list[Hook]:
 
 
 @contextlib.contextmanager
-def unchanged(teachers: Sequence[ModelTeacher]) -> Iterator[None]:
-    """Make sure that the teachers' weights are the same after training as before."""
-    before = [teacher.digest() for teacher in teachers]
+def unchanged(members: Sequence[Member]) -> Iterator[None]:
+    """Make sure that teachers' weights are the same after training as before."""
+    before = [digest(member.model) for member in members]
     yield
-    if [teacher.digest() for teacher in teachers] != before:
-        raise RuntimeError("the teacher's weights changed during training")
+    for member, earlier in zip(members, before, strict=True):
+        if digest(member.model) != earlier:
+            raise RuntimeError(f"the {member.name}'s weights changed during training")

@@ -40,6 +40,7 @@ class Member:
     weight: float
     teacher: Teacher
     model: nn.Layer
+    component: Component
     config: Config | None
     report: LoadReport | None
     class_map: ClassMap | None
@@ -47,7 +48,7 @@ class Member:
     @property
     def is_fixed(self) -> bool:
         """Whether it was trained before."""
-        return type(self.teacher) is ModelTeacher
+        return self.config is not None and not isinstance(self.teacher, PeerTeacher)
 
 
 def open_teachers(
@@ -121,7 +122,8 @@ def _member(session: Session, spec: TeacherSpec, adaptor: type[AdaptorBase], bat
         teacher = PeerTeacher(model, caught, TaskLoss(terms, model, f"{file.path}: loss"), own, facts.ignore_index)
     else:
         teacher = ModelTeacher(model, caught, own)
-    return Member(spec.name, spec.weight, teacher, model, file, report, class_map)
+    component = component.with_params(num_classes=classes)
+    return Member(spec.name, spec.weight, teacher, model, component, file, report, class_map)
 
 
 def _ema(session: Session, student: nn.Layer, adaptor: type[AdaptorBase], batch: Batch, stack: ExitStack) -> Member:
@@ -132,7 +134,7 @@ def _ema(session: Session, student: nn.Layer, adaptor: type[AdaptorBase], batch:
     own = own_logits(model, batch)
     caught = stack.enter_context(Recorder(adaptor(model), [*_layers(distill.features, "teacher"), *own.values()]))
     teacher = EmaTeacher(model, caught, student, distill.decay, own)
-    return Member("teacher", 1.0, teacher, model, None, None, None)
+    return Member("teacher", 1.0, teacher, model, component, None, None, None)
 
 
 def _classes(file: Config, component: Component, wanted: int, mapping: Mapping[int, int] | None) -> int:

@@ -1,5 +1,6 @@
 """YAML and flags to frozen dataclasses; the only reader of raw dictionaries."""
 
+from paddleseg_ext.config.distillation import ENGINES
 from paddleseg_ext.config.parse import load
 from paddleseg_ext.config.schema import (
     Component,
@@ -14,6 +15,7 @@ from paddleseg_ext.config.schema import (
 )
 
 __all__ = [
+    "ENGINES",
     "Component",
     "Config",
     "Distillation",

@@ -14,6 +14,8 @@ from paddleseg_ext.errors import ConfigError, closest
 
 _KEYS = ("outputs", "features", "teacher", "teachers", "combine", "class_map", "unlabelled")
 _KINDS = ("model", "ema", "mutual")
+_BOUNDS = ("max_error", "mean_error", "same_class")
+ENGINES = ("auto", "model", "paddle", "openvino", "onnxruntime")
 # What `distill: auto` stands for; docs/results.md has the figures that it was chosen by.
 AUTO = {
     "outputs": [
@@ -37,14 +39,14 @@ def read_distillation(raw: RawConfig) -> Distillation:
     section = mapping(raw, ("distill",), _KEYS)
     teachers = _teachers(raw)
     names = [spec.name for spec in teachers]
-    kind, decay = _kind(raw)
-    if teachers and kind != "model":
+    teacher = _teacher(raw)
+    if teachers and teacher["kind"] != "model":
+        kind = teacher["kind"]
         raise ConfigError(f"{raw.where(('distill', 'teacher'))}: '{kind}' has one teacher; leave distill.teachers out")
     return Distillation(
         outputs=tuple(_output_pair(raw, key) for key in _listed(raw, "outputs")),
         features=tuple(pair for key in _listed(raw, "features") for pair in _feature_pairs(raw, key, names)),
-        kind=kind,
-        decay=decay,
+        **teacher,
         teachers=teachers,
         combine=_choice(raw, ("distill", "combine"), ("mean", "each")) if "combine" in section else "mean",
         class_map=_class_map(raw, ("distill", "class_map")) if section.get("class_map") else None,
@@ -60,23 +62,38 @@ def _listed(raw: RawConfig, name: str) -> list[KeyPath]:
     return [("distill", name, index) for index in range(len(found))]
 
 
-def _kind(raw: RawConfig) -> tuple[str, float]:
+def _teacher(raw: RawConfig) -> dict[str, Any]:
+    """`distill.teacher`: a kind, or a mapping with its settings."""
     key: KeyPath = ("distill", "teacher")
     given = raw.tree["distill"].get("teacher")
     if given is None:
-        return "model", Distillation.decay
+        return {"kind": "model"}
     if isinstance(given, str):
-        return _choice(raw, key, _KINDS), Distillation.decay
-    section = mapping(raw, key, ("type", "decay"))
-    kind = _choice(raw, (*key, "type"), _KINDS) if "type" in section else "model"
-    if "decay" not in section:
-        return kind, Distillation.decay
-    decay = number(raw, (*key, "decay"))
-    if kind != "ema" or not 0 <= decay < 1:
-        raise ConfigError(
-            f"{raw.where((*key, 'decay'))}: at least 0 and below 1, of an 'ema' teacher, but got {decay!r}"
-        )
-    return kind, decay
+        return {"kind": _choice(raw, key, _KINDS)}
+    section = mapping(raw, key, ("type", "decay", "engine", *_BOUNDS))
+    found: dict[str, Any] = {"kind": _choice(raw, (*key, "type"), _KINDS) if "type" in section else "model"}
+    if "decay" in section:
+        found["decay"] = _within(raw, (*key, "decay"), 1)
+        if found["kind"] != "ema" or found["decay"] == 1:
+            raise ConfigError(
+                f"{raw.where((*key, 'decay'))}: below 1, of an 'ema' teacher, but got {section['decay']!r}"
+            )
+    if "engine" in section:
+        found["engine"] = _choice(raw, (*key, "engine"), ENGINES)
+    found["bounds"] = {name: _within(raw, (*key, name), 1) for name in _BOUNDS if name in section}
+    for name in ("engine", *_BOUNDS):
+        if name in section and found["kind"] != "model":
+            raise ConfigError(
+                f"{raw.where((*key, name))}: an engine runs a teacher of type 'model', not '{found['kind']}'"
+            )
+    return found
+
+
+def _within(raw: RawConfig, key: KeyPath, most: float) -> float:
+    found = number(raw, key)
+    if not 0 <= found <= most:
+        raise ConfigError(f"{raw.where(key)}: 0 to {most} is expected, but got {found!r}")
+    return found
 
 
 def _teachers(raw: RawConfig) -> tuple[TeacherSpec, ...]:

@@ -88,7 +88,9 @@ class Distillation:
     """The `distill` section.
 
     kind: 'model', the teacher is trained already; 'ema', it is the mean of the student's own weights over time, with `decay`;
-    'mutual', it is trained together with the student. combine: of several teachers, 'mean' of their probabilities or 'each'
+    'mutual', it is trained together with the student. engine: what runs a trained teacher, 'auto'
+    the fastest that agrees with it; bounds: how far it may differ, by the names of inference.select.Bounds. combine: of several
+    teachers, 'mean' of their probabilities or 'each'
     by itself. class_map: teacher classes to student classes, the others left out; None where they are the same. unlabelled:
     a list of images that have no labels and are learnt from the teacher alone.
     """
@@ -97,6 +99,8 @@ class Distillation:
     features: tuple[FeaturePair, ...] = ()
     kind: str = "model"
     decay: float = 0.999
+    engine: str = "auto"
+    bounds: Mapping[str, float] = field(default_factory=dict)
     teachers: tuple[TeacherSpec, ...] = ()
     combine: str = "mean"
     class_map: Mapping[int, int] | None = None

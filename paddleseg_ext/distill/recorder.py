@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import paddle
 from paddle import Tensor, nn
 
 from paddleseg_ext.distill.adaptor import AdaptorBase
@@ -12,6 +13,9 @@ from paddleseg_ext.errors import ConfigError, closest
 _SPEC = re.compile(
     r"^(?:(?P<layer>[^:\[\]()]+)(?P<input>:input)?|(?:(?P<owner>[^:\[\]()]+)\.)?(?P<method>\w+)\(\))(?:\[(?P<index>\d+)\])?$"
 )
+
+# What a tensor is while a model is traced for export: of the old IR, of PIR.
+_TENSORS = (Tensor, paddle.static.Variable, paddle.pir.Value)
 
 
 class Recorder:
@@ -135,7 +139,7 @@ def _as_tensor(value: Any, where: str, index: int | None = None) -> Tensor:
         value = value[index or 0]
     if isinstance(value, list | tuple):
         raise ConfigError(f"{where}: {len(value)} tensors; choose one by a number in brackets, such as [0]")
-    if not isinstance(value, Tensor):
+    if not isinstance(value, _TENSORS):
         raise ConfigError(f"{where}: a tensor is expected, but it is a {type(value).__name__}")
     return value
 

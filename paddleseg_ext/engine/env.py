@@ -29,9 +29,14 @@ def set_device(device: str) -> str:
 
 def use_all_cores() -> None:
     """Paddle uses one CPU thread unless told otherwise; give each local process its share of the cores."""
+    paddle.base.core.set_num_threads(threads())
+
+
+def threads() -> int:
+    """This process's share of the cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     local_ranks = int(os.environ.get("PADDLE_LOCAL_SIZE", world_size()))
-    paddle.base.core.set_num_threads(max(cores // max(local_ranks, 1), 1))
+    return max(cores // max(local_ranks, 1), 1)
 
 
 def world_size() -> int:

@@ -1,6 +1,7 @@
 """Weights into models: fetched, read safely, matched by name and shape, and reported."""
 
 import contextlib
+import hashlib
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -137,3 +138,12 @@ def _as_dtype(array: np.ndarray, dtype: str) -> np.ndarray:
     if stored == "bfloat16":
         array = (array.astype(np.uint32) << 16).view(np.float32)
     return paddle.to_tensor(array).astype(dtype).numpy() if dtype == "bfloat16" else array.astype(dtype)
+
+
+def digest(model: nn.Layer) -> str:
+    """SHA-256 of all weights and buffers."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        sha.update(name.encode())
+        sha.update(np.ascontiguousarray(tensor.numpy()).tobytes())
+    return sha.hexdigest()

@@ -1,0 +1,92 @@
+"""Inference engines behind one call: images on the device in, the wanted tensors out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import Tensor
+
+Runner = Callable[[Tensor], Sequence[Tensor]]
+"""float32 [N, C, H, W] to the tensors that were wanted of the model, in their order. Raises where the engine does."""
+
+# What oneDNN's bf16 passes may touch: with more, they crash on some models.
+_BF16 = {"conv2d", "fused_conv2d", "depthwise_conv2d"}
+
+
+def paddle_runner(folder: Path, precision: str, threads: int) -> Runner:
+    """paddle.inference: on a CPU with oneDNN, on a GPU natively; tensors stay on the device."""
+    from paddle.inference import Config, PrecisionType, create_predictor
+
+    config = Config(str(folder / "model.pdmodel"), str(folder / "model.pdiparams"))
+    config.disable_glog_info()
+    if paddle.get_device().startswith("gpu"):
+        number = int(paddle.get_device().split(":")[1])
+        kind = PrecisionType.Half if precision == "fp16" else PrecisionType.Float32
+        config.enable_use_gpu(256, number, kind)
+    else:
+        config.disable_gpu()
+        config.enable_mkldnn()
+        config.set_mkldnn_cache_capacity(4)
+        config.set_cpu_math_library_num_threads(threads)
+        if precision == "bf16":
+            config.enable_mkldnn_bfloat16()
+            config.set_bfloat16_op(_BF16)
+    predictor = create_predictor(config)
+    return lambda images: predictor.run([images])
+
+
+def openvino_runner(folder: Path, precision: str, threads: int) -> Runner:
+    """OpenVINO on the CPU, compiled once for each shape of images."""
+    import openvino
+
+    core = openvino.Core()
+    options = {
+        "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "fp32": "f32"}[precision],
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled: dict[tuple[int, ...], Any] = {}
+
+    def run(images: Tensor) -> list[Tensor]:
+        shape = tuple(images.shape)
+        if shape not in compiled:
+            model = core.read_model(str(folder / "model.onnx"))
+            if model.is_dynamic():
+                model.reshape(list(shape))
+            compiled[shape] = core.compile_model(model, "CPU", options)
+        given = compiled[shape](images.numpy(), share_inputs=True)
+        return [paddle.to_tensor(np.asarray(given[i], "float32")) for i in range(len(given))]
+
+    return run
+
+
+def onnxruntime_runner(folder: Path, precision: str, threads: int) -> Runner:
+    """ONNX Runtime on the CPU, in fp32."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: [paddle.to_tensor(x) for x in session.run(None, {name: images.numpy()})]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One engine: what must be installed, the exports it reads, the precisions it has on a CPU, and how it is started."""
+
+    modules: tuple[str, ...]
+    kind: str
+    precisions: tuple[str, ...]
+    start: Callable[[Path, str, int], Runner]
+
+
+BACKENDS: Mapping[str, Backend] = {
+    "paddle": Backend((), "paddle", ("bf16", "fp32"), paddle_runner),
+    "openvino": Backend(("openvino", "paddle2onnx"), "onnx", ("bf16", "fp32"), openvino_runner),
+    "onnxruntime": Backend(("onnxruntime", "paddle2onnx"), "onnx", ("fp32",), onnxruntime_runner),
+}
