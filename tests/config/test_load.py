@@ -185,6 +185,75 @@ def test_pairs_of_features(load):
     assert second.connector.type == "auto" and second.schedule is None
 
 
+def test_a_loss_of_several_features_and_a_teacher_by_name(load):
+    text = "{student: [a, b], teacher: {big: [c, d], small: [e, f]}, loss: FSPLoss, connector: {type: conv1x1, norm: false}}"
+    teachers = "teachers: [{config: big.yml, name: big, weight: 2}, {config: s.yml, name: small, pretrained: w}]"
+    distill = load(f"distill: {{features: [{text}], {teachers}, combine: each}}").distill
+    assert [(p.student, p.teacher, p.only) for p in distill.features] == [
+        (("a", "b"), ("c", "d"), "big"),
+        (("a", "b"), ("e", "f"), "small"),
+    ]
+    assert distill.features[0].connector.params == {"norm": False} and distill.combine == "each"
+    assert [(t.name, t.config, t.weight, t.pretrained) for t in distill.teachers] == [
+        ("big", "big.yml", 2, None),
+        ("small", "s.yml", 1, "w"),
+    ]
+
+
+def test_the_kind_of_teacher_and_its_engine(load):
+    assert load("").distill == load("distill: {}").distill == configuration.Distillation()
+    assert load("distill: {teacher: mutual}").distill.kind == "mutual"
+    ema = load("distill: {teacher: {type: ema, decay: 0.9}}").distill
+    assert (ema.kind, ema.decay) == ("ema", 0.9)
+    engine = load("distill: {teacher: {engine: openvino, max_error: 0.1}}").distill
+    assert (engine.kind, engine.engine, engine.bounds) == ("model", "openvino", {"max_error": 0.1})
+
+
+def test_a_class_map_here_or_in_a_file_of_its_own(load, tmp_path):
+    assert load("distill: {class_map: {0: 0, 2: 1}}").distill.class_map == {0: 0, 2: 1}
+    (tmp_path / "map.yml").write_text("3: 1\n4: 1\n")
+    assert load(f"distill: {{class_map: {tmp_path}/map.yml}}").distill.class_map == {3: 1, 4: 1}
+
+
+def test_auto_is_the_recommended_recipe(load):
+    outputs = load("distill: auto").distill.outputs
+    assert outputs and all(pair.weight > 0 and (pair.student, pair.teacher) == (0, 0) for pair in outputs)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("outptus: []", "unknown key 'outptus'; closest: 'outputs'"),
+        ("teacher: emma", "distill.teacher: one of model, ema, mutual is expected, but got 'emma'; closest: 'ema'"),
+        ("teacher: {type: ema, decay: 1.5}", "distill.teacher.decay: 0 to 1 is expected, but got 1.5"),
+        ("teacher: {decay: 0.5}", "distill.teacher.decay: below 1, of an 'ema' teacher, but got 0.5"),
+        ("teacher: {engine: tensorrt}", "distill.teacher.engine: one of auto, model, paddle, openvino, onnxruntime"),
+        ("teacher: {type: ema, engine: auto}", "an engine runs a teacher of type 'model', not 'ema'"),
+        ("teacher: ema, teachers: [{config: t.yml}]", "'ema' has one teacher; leave distill.teachers out"),
+        ("teachers: [{cnofig: t.yml}]", "unknown key 'cnofig'; closest: 'config'"),
+        ("teachers: [{config: t.yml, weight: 0}]", "teachers[0].weight: a weight above 0 is expected, but got 0"),
+        ("teachers: [{config: t.yml, name: a}, {config: u.yml, name: a}]", "'a' is another teacher's name"),
+        ("combine: max", "distill.combine: one of mean, each is expected, but got 'max'"),
+        ("class_map: nowhere.yml", "distill.class_map: no such file nowhere.yml"),
+        ("class_map: {a: 0}", "distill.class_map: {teacher class: student class} in numbers is expected"),
+        ("unlabelled: 3", "distill.unlabelled: a text is expected, but got 3"),
+        ("outputs: [{loss: KLLoss, resolution: full}]", "outputs[0].resolution: one of network, label is expected"),
+        (
+            "features: [{student: [a], loss: FSPLoss}]",
+            "features[0].student: the name of a layer is expected, but got ['a']",
+        ),
+        (
+            "features: [{student: a, teacher: {big: b}, loss: HintLoss}], teachers: [{config: t, name: bog}]",
+            "features[0].teacher: no teacher 'big'; closest: 'bog'",
+        ),
+    ],
+)
+def test_what_cannot_be_in_the_distill_section_is_named(load, section, message):
+    with pytest.raises(ConfigError) as caught:
+        load(f"distill: {{{section}}}")
+    assert message in str(caught.value) and ".yml:" in str(caught.value)
+
+
 def test_test_config(load):
     text = (
         "{aug_eval: True, scales: [0.5, 1], flip_horizontal: True, is_slide: True, crop_size: [32, 16], stride: [8, 8]}"

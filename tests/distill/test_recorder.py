@@ -133,3 +133,52 @@ def test_a_recorder_may_catch_nothing(model, images):
     with no_features(model) as recorder:
         model(images)
         assert recorder.take() == {}
+
+
+class WithMethod(paddle.nn.Layer):
+    """A sub-layer whose method, and not a layer, makes the tensor of interest."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = Inner()
+        self.other = Inner()
+
+    def half(self, x):
+        return x / 2, x / 4
+
+    def forward(self, x):
+        return self.half(self.inner(x) + self.other(x))[0]
+
+
+class Inner(paddle.nn.Layer):
+    def doubled(self, x):
+        return 2 * x
+
+    def forward(self, x):
+        return self.doubled(x) + 1
+
+
+def test_what_a_method_of_a_layer_returns_is_caught_without_editing_the_model(images):
+    for train in (True, False):
+        model = WithMethod()
+        model.train() if train else model.eval()
+        with Recorder(adaptor(model, {"hidden_0": "inner.doubled()"}), ["half()[1]"]) as recorder:
+            model(images)
+            caught = recorder.take()
+        assert np.array_equal(caught["hidden_0"].numpy(), 2 * images.numpy())
+        np.testing.assert_allclose(caught["half()[1]"].numpy(), (4 * images.numpy() + 2) / 4, rtol=1e-6)
+
+
+def test_a_watched_method_is_put_back_and_other_layers_never_change(images):
+    model = WithMethod()
+    with Recorder(adaptor(model, {"hidden_0": "inner.doubled()", "hidden_1": "inner.doubled()"})):
+        assert "doubled" in vars(model.inner) and "doubled" not in vars(model.other)
+    assert "doubled" not in vars(model.inner)
+
+
+def test_a_method_that_does_not_exist_is_answered_with_the_closest():
+    model = WithMethod()
+    with pytest.raises(ConfigError, match="Inner has no method 'doubld'; closest: 'doubled'"):
+        Recorder(adaptor(model, {"hidden_0": "inner.doubld()"})).__enter__()
+    with pytest.raises(ConfigError, match="WithMethod has no layer 'iner'; closest: 'inner'"):
+        Recorder(adaptor(model, {"hidden_0": "iner.doubled()"})).__enter__()

@@ -7,6 +7,7 @@ from paddle import nn
 
 from paddleseg_ext.distill.adaptor import AdaptorBase
 from paddleseg_ext.distill.recorder import Recorder, no_features
+from paddleseg_ext.models.weights import digest
 from paddleseg_ext.teachers import ModelTeacher
 from paddleseg_ext.types import Batch
 
@@ -63,20 +64,32 @@ def test_features_come_detached_with_the_outputs(model, batch):
     assert np.array_equal(outputs.features["hidden_0"].numpy(), model.body[0](batch.images).numpy())
 
 
-def test_the_digest_stays_through_many_batches(model, batch):
+def test_the_weights_stay_through_many_batches(model, batch):
     teacher = ModelTeacher(model, no_features(model))
-    before = teacher.digest()
+    before = digest(model)
     for _ in range(3):
         teacher(batch)
-    assert teacher.digest() == before
+    assert digest(model) == before
+
+
+def test_outputs_are_given_at_the_networks_own_resolution_where_it_is_known(batch):
+    class Enlarged(Model):
+        def forward(self, x):
+            return [nn.functional.interpolate(super().forward(x)[0], scale_factor=2, mode="bilinear")]
+
+    model = Enlarged()
+    with Recorder(AdaptorBase(model), ["head"]) as recorder:
+        (logits,) = ModelTeacher(model, recorder, {0: "head"})(batch).logits
+    assert logits.shape == [2, 4, 8, 8]
+    whole = nn.functional.interpolate(logits, scale_factor=2, mode="bilinear")
+    np.testing.assert_allclose(whole.numpy(), model(batch.images)[0].numpy(), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["head.weight", "body.1._mean"])
-def test_the_digest_notices_the_smallest_change_of_a_weight_or_a_statistic(model, name):
-    teacher = ModelTeacher(model, no_features(model))
-    before = teacher.digest()
+def test_a_digest_notices_the_smallest_change_of_a_weight_or_a_statistic(model, name):
+    before = digest(model)
     tensor = model.state_dict()[name]
     value = tensor.numpy().copy()
     value.flat[0] = np.nextafter(value.flat[0], np.float32(1))
     tensor.set_value(value)
-    assert teacher.digest() != before
+    assert digest(model) != before
