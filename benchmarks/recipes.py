@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
+ITERS = 1000  # of the student's file
 TEACHER = "configs/camvid/fcn_hrnetw18small_camvid_240x180_teacher.yml"
 STUDENT = "configs/camvid/lpsnet_tiny_camvid_240x180_student.yml"
 TOKENS = "configs/camvid/segformer_tiny_camvid_240x180_teacher.yml"
@@ -86,86 +88,108 @@ def main():
     parser.add_argument("--results", type=Path, default=ROOT / "docs/results.json", help="finished runs")
     parser.add_argument("--page", type=Path, default=ROOT / "docs/results.md", help="the page to write")
     parser.add_argument("--minutes", type=float, default=math.inf, help="start no run after so many")
+    parser.add_argument(
+        "--costs", action="store_true", help="measure what a step of each recipe costs; train nothing else"
+    )
     parser.add_argument("--only_page", action="store_true", help="train nothing")
     args = parser.parse_args()
-    results = json.loads(args.results.read_text()) if args.results.exists() else {}
+    results = {"runs": {}, "costs": {}, "longer": None}
+    if args.results.exists():
+        results.update(json.loads(args.results.read_text()))
+    if args.costs:
+        measure_costs(args.work, results["costs"])
     until = time.monotonic() + 60 * args.minutes
-    for key in [] if args.only_page else queue(results):
+    for key in [] if args.only_page or args.costs else queue(results):
         if time.monotonic() > until:
             break
-        results[key] = run(key, args.work, results)
-        args.results.write_text(json.dumps(results, indent=1) + "\n")
-        print(json.dumps({key: results[key]}), flush=True)
-    args.page.write_text(page(results))
+        results["runs"][key] = run(key, args.work, results)
+        write(args.results, json.dumps(results, indent=1) + "\n")
+        print(json.dumps({key: results["runs"][key]}), flush=True)
+    write(args.results, json.dumps(results, indent=1) + "\n")
+    write(args.page, page(results))
+
+
+def write(path, text):
+    """The whole file or none of it."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)
 
 
 def queue(results):
-    """The runs that are still to be done, the most telling first: teachers, one seed of all, more seeds, the best with five."""
+    """The runs still to be done, the most telling first: teachers, one seed of all, more seeds, the best with five, as long."""
+    runs = results["runs"]
     wanted = ["teacher/0"] + [f"{name}/0" for name in RECIPES]
+    wanted += ["token teacher/0"] + [f"tokens: {name}/0" for name in TOKEN_RECIPES]
     wanted += [f"{name}/{seed}" for seed in (1, 2) for name in RECIPES]
-    wanted += ["token teacher/0"] + [f"tokens: {name}/{seed}" for seed in (0, 1, 2) for name in TOKEN_RECIPES]
-    yield from (key for key in wanted if key not in results)
-    best = sorted((name for name in RECIPES if RECIPES[name]), key=lambda n: -mean(results, n, "best"))[:3]
-    cost = (
-        1 + statistics.mean(mean(results, n, "seconds") for n in best) / mean(results, "student alone", "seconds") - 1
-    )
-    results.setdefault("longer", round(1500 * cost))
-    more = [f"{name}/{seed}" for seed in (3, 4) for name in ("student alone", *best)]
-    more += [f"student alone, as long/{seed}" for seed in (0, 1, 2)]
-    yield from (key for key in more if key not in results)
+    wanted += [f"tokens: {name}/{seed}" for seed in (1, 2) for name in TOKEN_RECIPES]
+    yield from (key for key in wanted if key not in runs)
+    best = best_recipes(runs)
+    yield from (f"{n}/{seed}" for seed in (3, 4) for n in ("student alone", *best) if f"{n}/{seed}" not in runs)
+    if results["costs"]:
+        costs = results["costs"]
+        results["longer"] = round(ITERS * statistics.mean(costs[n] for n in best) / costs["student alone"])
+        yield from (key for seed in (0, 1, 2) if (key := f"student alone, as long/{seed}") not in runs)
+
+
+def best_recipes(runs):
+    """The three of the highest mean mIoU."""
+    return sorted((name for name in RECIPES if RECIPES[name]), key=lambda name: -mean(runs, name))[:3]
 
 
 def run(key, work, results):
-    """One training, to its end; its mIoU, the best and the last, and its seconds and seconds per step."""
+    """One training to its end; the mIoU of its best and of its last evaluation."""
     name, seed = key.rsplit("/", 1)
     folder = work / key.replace("/", "_").replace(" ", "_").replace(":", "")
-    folder.mkdir(parents=True, exist_ok=True)
-    common = [
-        "--do_eval",
-        "--seed",
-        seed,
-        "--save_dir",
-        str(folder),
-        "--resume_model",
-        "auto",
-        "--keep_checkpoint_max",
-        "1",
-    ]
-    common += ["--log_iters", "50"]
-    if name.endswith("teacher"):
-        file = TOKENS if name.startswith("token") else TEACHER
-        command = ["train.py", "--config", file, "--save_interval", "250", *common]
-    elif name.startswith("student alone"):
-        iters = ["--iters", str(results["longer"])] if name.endswith("as long") else []
-        command = ["train.py", "--config", STUDENT, "--save_interval", "300", *iters, *common]
-    else:
-        command = distilled(name, folder, work, common)
-    log = folder / "log.txt"
-    with log.open("a") as file:
-        subprocess.run(
-            [sys.executable, *command], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, check=True, env=os.environ
-        )
+    iters = results["longer"] if name.endswith("as long") else None
+    words = ["--do_eval", "--seed", seed, "--save_dir", str(folder), "--resume_model", "auto", "--save_interval", "250"]
+    words += ["--keep_checkpoint_max", "1", "--log_iters", "50", *(["--iters", str(iters)] if iters else [])]
+    train(name, folder, work, words)
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     evaluations = [r["mIoU"] for r in records if r["kind"] == "eval"]
-    step = statistics.median(r["batch_cost"] for r in records if r["kind"] == "train")
-    last = max(r["iter"] for r in records if r["kind"] == "train")
-    return {
-        **{"best": max(evaluations), "last": evaluations[-1]},
-        **{"step": step, "seconds": step * last, "iters": last},
-    }
+    return {"best": max(evaluations), "last": evaluations[-1], "iters": max(r["iter"] for r in records)}
 
 
-def distilled(name, folder, work, common):
+def train(name, folder, work, words):
+    """Start the training command of a recipe, of a teacher or of the student alone, its output in a file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if name.endswith("teacher"):
+        command = ["train.py", "--config", TOKENS if name.startswith("token") else TEACHER, *words]
+    elif name.startswith("student alone"):
+        command = ["train.py", "--config", STUDENT, *words]
+    else:
+        command = distilled(name, folder, work, words)
+    with (folder / "log.txt").open("a") as file:
+        subprocess.run([sys.executable, *command], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, check=True)
+
+
+def measure_costs(work, costs):
+    """Median seconds of a step, of three rounds over all recipes, so that a slow moment of the machine meets all alike."""
+    rounds = {name: [] for name in RECIPES}
+    for _ in range(3):
+        for name in RECIPES:
+            folder = Path(work) / "costs" / name.replace(" ", "_").replace(",", "")
+            shutil.rmtree(folder, ignore_errors=True)
+            words = ["--seed", "0", "--save_dir", str(folder), "--iters", "40", "--log_iters", "1"]
+            engine = [] if RECIPES[name] is None or RECIPES[name].get("teacher") else ["--teacher_engine", "openvino"]
+            train(name, folder, work, [*words, *engine])
+            records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+            rounds[name].append(statistics.median(r["batch_cost"] for r in records[10:] if r["kind"] == "train"))
+            print(json.dumps({name: rounds[name][-1]}), flush=True)
+    costs.update({name: statistics.median(values) for name, values in rounds.items()})
+
+
+def distilled(name, folder, work, words):
     """The command of a recipe, its file written beside its results."""
     tokens = name.startswith("tokens: ")
     recipe = TOKEN_RECIPES[name.removeprefix("tokens: ")] if tokens else RECIPES[name]
     student = {"_base_": str(ROOT / STUDENT), "distill": recipe, "distill_loss": None}
     (folder / "student.yml").write_text(yaml.safe_dump(student, sort_keys=False))
-    command = ["slim/distill/distill_train.py", "--student_config", str(folder / "student.yml"), *common]
-    command += ["--save_interval", "300", "--teacher_eval_images", "0"]
+    command = ["slim/distill/distill_train.py", "--student_config", str(folder / "student.yml"), *words]
+    command += ["--teacher_eval_images", "0"]
     if recipe.get("teacher") == "ema":
         return command
-    weights = (work / ("token_teacher_0" if tokens else "teacher_0") / "best_model" / "model.pdparams").resolve()
+    weights = (Path(work) / ("token_teacher_0" if tokens else "teacher_0") / "best_model" / "model.pdparams").resolve()
     return [
         *command,
         "--teacher_config",
@@ -175,45 +199,48 @@ def distilled(name, folder, work, common):
     ]
 
 
-def of(results, name):
-    return [value for key, value in results.items() if key.rsplit("/", 1)[0] == name and isinstance(value, dict)]
+def of(runs, name):
+    return [100 * value["best"] for key, value in runs.items() if key.rsplit("/", 1)[0] == name]
 
 
-def mean(results, name, field):
-    values = [r[field] for r in of(results, name)]
+def mean(runs, name):
+    values = of(runs, name)
     return statistics.mean(values) if values else -math.inf
 
 
-def row(results, name, alone, teacher, label=None):
-    values = [100 * r["best"] for r in of(results, name)]
-    if not values:
-        return None
-    centre = statistics.mean(values)
-    error = f" ± {statistics.stdev(values) / math.sqrt(len(values)):.2f}" if len(values) > 1 else ""
-    closed = f"{100 * (centre - alone) / (teacher - alone):.0f} %" if teacher > alone else ""
-    cost = mean(results, name, "step") / mean(results, "student alone", "step")
-    return f"| {label or name} | {centre:.2f}{error} | {len(values)} | {centre - alone:+.2f} | {closed} | {cost:.2f} |"
+def table(results, names, teacher):
+    """One row a recipe, the best first; `names` maps keys of the runs to what they are called."""
+    runs, costs = results["runs"], results["costs"]
+    alone = mean(runs, "student alone")
+    rows = [
+        "| recipe | mIoU, % | seeds | gain | gap closed | cost of a step |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in sorted((name for name in names if of(runs, name)), key=lambda name: -mean(runs, name)):
+        values = of(runs, name)
+        error = f" ± {statistics.stdev(values) / math.sqrt(len(values)):.2f}" if len(values) > 1 else ""
+        gain = mean(runs, name) - alone
+        closed = f"{100 * gain / (mean(runs, teacher) - alone):.0f} %"
+        cost = f"{costs[name] / costs['student alone']:.2f}" if name in costs else ""
+        cells = (names[name], f"{mean(runs, name):.2f}{error}", len(values), f"{gain:+.2f}", closed, cost)
+        rows.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(rows)
 
 
 def page(results):
     """docs/results.md."""
-    template = (ROOT / "benchmarks/results_template.md").read_text()
-    alone = 100 * mean(results, "student alone", "best")
-    teacher = 100 * mean(results, "teacher", "best")
-    head = "| recipe | mIoU % | seeds | gain | gap closed | cost of a step |\n| --- | --- | --- | --- | --- | --- |\n"
-    names = ["student alone", *sorted(list(RECIPES)[1:], key=lambda n: -mean(results, n, "best"))]
-    rows = [row(results, name, alone, teacher) for name in names]
-    rows.append(row(results, "student alone, as long", alone, teacher))
-    table = head + "\n".join(filter(None, rows))
-    token_teacher = 100 * mean(results, "token teacher", "best")
-    token_rows = [row(results, f"tokens: {n}", alone, token_teacher, n) for n in TOKEN_RECIPES]
-    return template.format(
-        table=table,
-        tokens=head + "\n".join(filter(None, token_rows)),
-        teacher=f"{teacher:.2f}",
-        token_teacher=f"{token_teacher:.2f}" if math.isfinite(token_teacher) else "not yet measured",
-        longer=results.get("longer", "as many as fit in the time of the best recipe"),
-        runs=sum(isinstance(value, dict) for value in results.values()),
+    runs = results["runs"]
+    names = {name: name for name in RECIPES} | {
+        "student alone, as long": f"student alone, {results['longer']} iterations"
+    }
+    tokens = {"student alone": "student alone"} | {f"tokens: {name}": name for name in TOKEN_RECIPES}
+    text = (ROOT / "benchmarks/results_template.md").read_text()
+    return text.format(
+        table=table(results, names, "teacher"),
+        tokens=table(results, tokens, "token teacher") if of(runs, "token teacher") else "Not measured yet.",
+        teacher=f"{mean(runs, 'teacher'):.2f}",
+        token_teacher=f"{mean(runs, 'token teacher'):.2f}" if of(runs, "token teacher") else "not measured yet",
+        runs=len(runs),
     )
 
 

@@ -26,6 +26,7 @@ from paddleseg_ext.engine import env
 from paddleseg_ext.engine.hooks import OnceHook
 from paddleseg_ext.engine.trainer import Hook
 from paddleseg_ext.errors import ConfigError
+from paddleseg_ext.losses import Loss
 from paddleseg_ext.models.weights import digest
 from paddleseg_ext.teachers import ModelTeacher, PeerTeacher, SeveralTeachers
 from paddleseg_ext.types import Batch, Teacher
@@ -69,6 +70,11 @@ def open_distillation(session: Session, student: nn.Layer, user: UserDistillatio
                 f"{config.path}: nothing to distil: give distill_loss, distill.outputs, distill.features "
                 f"or the pairs of {session.args.distill_config}"
             )
+        for pair in pairs:
+            if config.distill.unlabelled and not isinstance(pair.loss, Loss):
+                raise ConfigError(
+                    f"{config.path}: distill.unlabelled: {type(pair.loss).__name__} takes labelled images only"
+                )
         members = [replace(member, teacher=_quick(session, member, members, pairs, batch)) for member in members]
         teacher = members[0].teacher if len(members) == 1 else _as_one(session, members)
         task_loss = build_task_loss(session, student)

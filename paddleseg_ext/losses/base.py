@@ -3,10 +3,12 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 
+import paddle
 from paddle import Tensor, nn
 
 from paddleseg_ext.errors import ConfigError
 from paddleseg_ext.losses import functional as F
+from paddleseg_ext.types import UNLABELLED
 
 
 class Loss(nn.Layer):
@@ -35,7 +37,7 @@ class Loss(nn.Layer):
         """Build what the loss itself trains for tensors of these shapes; called once, before training. Most train nothing."""
 
     def labels(self, x: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Labels [N, H, W] at the size of `x` by nearest neighbour, and their mask [N, 1, H, W].
+        """Labels [N, H, W] at the size of `x` by nearest neighbour, and the mask [N, 1, H, W] of those that are classes.
 
         Raises:
             ValueError: there is no label.
@@ -43,7 +45,9 @@ class Loss(nn.Layer):
         if label is None:
             raise ValueError(f"{type(self).__name__} compares by class and needs labels")
         size = (x.shape[2], x.shape[3])
-        return F.nearest(label, size), F.valid_mask(label, size, self.ignore_index)
+        label = F.nearest(label, size)
+        is_class = paddle.logical_and(label != self.ignore_index, label != UNLABELLED)
+        return label, is_class.unsqueeze(1)
 
     def mask(self, x: Tensor, label: Tensor | None) -> Tensor | None:
         """Where `x` counts, [N, 1, H, W] bool, or None where there is no label or `x` is no map."""

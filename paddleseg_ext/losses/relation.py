@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from paddle import Tensor
 
+from paddleseg_ext.errors import ConfigError
 from paddleseg_ext.losses import functional as F
 from paddleseg_ext.losses.base import AnyChannels, Loss, positive
 from paddleseg_ext.losses.feature import as_map
@@ -17,18 +18,27 @@ class SegPairWiseLoss(AnyChannels):
     Args:
         ignore_index: label value of the pixels left out. Default 255.
         grid: [rows, columns] of cells. Default [2, 2].
+        compat: 'paddleslim' for PaddleSlim's loss of this name, the mean of (S - T)^2 over the cells' mean features themselves,
+            of equal channels and without a look at labels. Default None.
 
     Shape: student [N, C, H, W], teacher [N, C', H, W]; label int64 [N, H', W'].
-    Raises: ConfigError where a side of the grid is not positive.
+    Raises: ConfigError where a side of the grid is not positive or compat is unknown.
     Source: Liu et al. 2019, arXiv 1903.04197. Usual weight 10.
     """
 
-    def __init__(self, ignore_index: int = 255, grid: tuple[int, int] = (2, 2)) -> None:
+    def __init__(self, ignore_index: int = 255, grid: tuple[int, int] = (2, 2), compat: str | None = None) -> None:
         super().__init__(ignore_index)
+        if compat not in (None, "paddleslim"):
+            raise ConfigError(f"SegPairWiseLoss: compat is null or 'paddleslim', but got {compat!r}")
         rows, columns = (int(positive("SegPairWiseLoss: grid", side)) for side in grid)
-        self.grid = (rows, columns)
+        self.grid, self.compat = (rows, columns), compat
+        if compat is not None:
+            self.fits = Loss.fits  # type: ignore[method-assign]
 
     def forward(self, student: Tensor, teacher: Tensor, label: Tensor | None = None) -> Tensor:
+        if self.compat == "paddleslim":
+            ours, theirs = (F.average(as_map(x), self.grid, None) for x in (student, teacher.detach()))
+            return F.feature_distance(ours, theirs, None, "mse")
         mask = self.mask(student, label)
         return F.pairwise_similarity_distance(as_map(student), as_map(teacher), mask, self.grid)
 

@@ -158,6 +158,14 @@ def rkd(s, t, y, distance=25.0, angle=50.0):
 
 
 # name: (loss, its arguments, the formula). "uses labels" and what else holds is in the tests.
+def pooled(s, t, y):
+    def cells(x):
+        rows, columns = x.shape[2] // 2, x.shape[3] // 2
+        return x.reshape(*x.shape[:2], 2, rows, 2, columns).mean(axis=(3, 5))
+
+    return ((cells(s) - cells(t)) ** 2).mean()
+
+
 CASES = {
     "KLLoss": ({}, kl_loss),
     "KLLoss t=4": ({"temperature": 4.0}, lambda s, t, y: kl_loss(s, t, y, 4.0)),
@@ -179,6 +187,7 @@ CASES = {
     "NormalizedFeatureLoss": ({}, normalized_feature),
     "AttentionTransferLoss": ({}, attention),
     "SegPairWiseLoss": ({}, pair_wise),
+    "SegPairWiseLoss tutorial": ({"compat": "paddleslim"}, pooled),
     "IFVDLoss": ({}, ifvd),
     "RKDLoss": ({}, rkd),
 }

@@ -13,6 +13,7 @@ from paddleseg_ext.errors import ConfigError
 from paddleseg_ext.losses.base import Loss
 from paddleseg_ext.losses.build import build_distill_loss
 from paddleseg_ext.losses.functional import log_softmax, valid_mask
+from paddleseg_ext.types import UNLABELLED
 
 NEEDS_LABELS = ("DKDLoss", "BPKDLoss", "IFVDLoss")
 USES_LABELS = [name for name in CASES if "tutorial" not in name]
@@ -253,6 +254,19 @@ def test_losses_by_class_say_that_they_need_labels(name):
         run(make(name)[0], student, teacher, None)
 
 
+@pytest.mark.parametrize("name", USES_LABELS)
+def test_unlabelled_pixels_count_but_for_losses_by_class(name):
+    loss, _ = make(name)
+    student, teacher, label = example(ignored=0)
+    label[1:] = UNLABELLED
+    value, gradient, _ = run(loss, student, teacher, label)
+    assert np.isfinite(float(value)) and gradient[0].any()
+    assert gradient[1].any() == (name.split()[0] not in NEEDS_LABELS)
+    if name.split()[0] in NEEDS_LABELS:
+        alone, *_ = run(loss, student, teacher, np.where(label == UNLABELLED, IGNORED, label))
+        assert value.numpy().tobytes() == alone.numpy().tobytes()
+
+
 def test_relations_of_images_need_three_of_them():
     student, teacher, label = example(shape=(2, CLASSES, 4, 4))
     with pytest.raises(ValueError, match="RKDLoss compares at least 3 images, but the batch has 2"):
@@ -306,6 +320,11 @@ def test_channelwise_distillation_takes_features_of_any_rank(shape):
         ("SegChannelwiseLoss", {"compat": "mmrazor"}, "compat is null or 'paddleslim', but got 'mmrazor'"),
         ("HintLoss", {"norm": "l3"}, "HintLoss: norm is 'mse', 'l1' or 'smooth_l1', but got 'l3'"),
         ("BPKDLoss", {"radius": 0}, "BPKDLoss: radius must be above 0, but got 0"),
+        (
+            "SegPairWiseLoss",
+            {"compat": "mmrazor"},
+            "SegPairWiseLoss: compat is null or 'paddleslim', but got 'mmrazor'",
+        ),
         ("SegPairWiseLoss", {"grid": [0, 2]}, "SegPairWiseLoss: grid must be above 0, but got 0"),
         ("KLLoss", {"temprature": 2}, "temprature.*closest: 'temperature'"),
         ("KLLoss", {"ignore_index": 0}, "0, but the data set ignores 255"),

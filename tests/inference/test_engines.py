@@ -1,0 +1,227 @@
+"""Exports in a process of their own, and the choice of an engine that gives the same as the layer."""
+
+import importlib.util
+import subprocess
+
+import numpy as np
+import paddle
+import pytest
+
+from paddleseg_ext.config import Component
+from paddleseg_ext.distill.adaptor import AdaptorBase
+from paddleseg_ext.distill.recorder import Recorder
+from paddleseg_ext.inference import job as jobs
+from paddleseg_ext.inference import select as selection
+from paddleseg_ext.inference.job import ExportJob, component, export, key, plain
+from paddleseg_ext.inference.runners import BACKENDS
+from paddleseg_ext.inference.select import Bounds, compare, exceeds, select
+from paddleseg_ext.models import build_model
+from paddleseg_ext.models.weights import digest
+from paddleseg_ext.teachers import EngineTeacher, ModelTeacher
+from paddleseg_ext.teachers.engine import Wanted
+from paddleseg_ext.types import Batch
+
+MODEL = Component(
+    "LPSNet",
+    {"depths": [1] * 5, "channels": [4, 8, 8, 8, 8], "scale_ratios": [1.0, 0.5], "num_classes": 3},
+    "test",
+)
+SIZE = (64, 64)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("engines")
+
+
+@pytest.fixture(scope="module")
+def model():
+    paddle.seed(0)
+    built, _ = build_model(MODEL, 3)
+    built.eval()
+    return built
+
+
+@pytest.fixture
+def teacher(model):
+    with Recorder(AdaptorBase(model), ["head:input", "head"]) as recorder:
+        yield ModelTeacher(model, recorder, {0: "head"})
+
+
+def batches(count=2, seed=1, size=SIZE):
+    paddle.seed(seed)
+    return [paddle.rand([2, 3, *size]) for _ in range(count)]
+
+
+def batch(images):
+    return Batch(images, paddle.zeros([images.shape[0], *images.shape[2:]], "int64"))
+
+
+def make_job(**changes):
+    given = {
+        **{"model": plain(MODEL), "num_classes": 3, "in_channels": 3, "wanted": ("head", "head:input")},
+        **{"names": ("head:input", "head"), "distill_config": None, "shape": (2, 3, *SIZE)},
+    }
+    return ExportJob(**{**given, **changes})
+
+
+def chosen(teacher, model, cache, **options):
+    wanted = Wanted.of(teacher, 1, ["head:input"])
+    resets = []
+    options = {"cache": cache, "threads": 1, "reset": lambda: resets.append(1), **options}
+    choice = select(make_job(), model, digest(model), wanted.by_layer(teacher), batches(), **options)
+    return choice, wanted, resets
+
+
+@pytest.mark.parametrize("name", list(BACKENDS))
+def test_each_engine_gives_what_the_layer_gives_features_too(teacher, model, cache, name):
+    missing = [m for m in BACKENDS[name].modules if importlib.util.find_spec(m) is None]
+    if missing:
+        pytest.skip(f"{missing} not installed")
+    layer, *others = chosen(teacher, model, cache, engines=[name])[0].trials
+    assert layer.name == "layer" and layer.milliseconds > 0
+    exact = next(t for t in others if t.name == f"{name} fp32")
+    assert exact.max_error < 1e-4 and exact.same_class > 0.999 and exact.milliseconds > 0
+
+
+def test_an_engine_teaches_as_its_layer_does(teacher, model, cache):
+    choice, wanted, resets = chosen(teacher, model, cache, engines=["paddle fp32"])
+    run = choice.run or BACKENDS["paddle"].start(
+        export(make_job(), model, digest(model), "paddle", cache)[0], "fp32", 1
+    )
+    engine = EngineTeacher(teacher, run, wanted, lambda: resets.append(2))
+    (images,) = batches(1, seed=7)
+    ours, theirs = engine(batch(images)), teacher(batch(images))
+    np.testing.assert_allclose(ours.logits[0].numpy(), theirs.logits[0].numpy(), atol=1e-4)
+    assert list(ours.features) == ["head:input"] and ours.logits[0].stop_gradient
+    np.testing.assert_allclose(ours.features["head:input"].numpy(), theirs.features["head:input"].numpy(), atol=1e-4)
+    assert resets[-1] == 2  # settings of the process are put right after each run
+
+
+def test_what_an_engine_gave_is_not_overwritten_by_the_next_batch(teacher, model, cache):
+    folder, _ = export(make_job(), model, digest(model), "paddle", cache)
+    run = BACKENDS["paddle"].start(folder, "fp32", 1)
+    first, second = batches()
+    given = run(first)[0]
+    kept = given.numpy().copy()
+    run(second)
+    assert np.array_equal(given.numpy(), kept)
+
+
+def test_batches_of_another_size_are_answered_too(teacher, model, cache):
+    folder, _ = export(make_job(), model, digest(model), "paddle", cache)
+    run = BACKENDS["paddle"].start(folder, "fp32", 1)
+    (images,) = batches(1, size=(96, 64))
+    np.testing.assert_allclose(run(images)[0].numpy(), teacher(batch(images)).logits[0].numpy(), atol=1e-4)
+
+
+def test_where_the_engine_fails_the_layer_answers(teacher):
+    def broken(images):
+        raise ValueError("made for another shape")
+
+    engine = EngineTeacher(teacher, broken, Wanted.of(teacher, 1, []), lambda: None)
+    (images,) = batches(1)
+    assert np.array_equal(engine(batch(images)).logits[0].numpy(), teacher(batch(images)).logits[0].numpy())
+    assert engine.fallbacks == 1
+
+
+def test_an_engine_that_differs_is_not_taken_and_the_bound_is_named(teacher, model, cache):
+    choice, *_ = chosen(teacher, model, cache, engines=["paddle"], bounds=Bounds(max_error=0.0))
+    assert choice.run is None and choice.name == "layer"
+    assert all("differs: largest error" in str(trial) for trial in choice.trials[1:])
+
+
+def test_the_fastest_is_taken(teacher, model, cache, monkeypatch):
+    times = iter([0.1, 0.05, 0.02])  # the layer, bf16, fp32
+    monkeypatch.setattr(selection, "_seconds", lambda *_: next(times))
+    assert chosen(teacher, model, cache, engines=["paddle"])[0].name == "paddle fp32"
+    times = iter([0.01, 0.05, 0.02])
+    assert chosen(teacher, model, cache, engines=["paddle"])[0].name == "layer"
+
+
+def test_an_engine_that_is_not_installed_is_passed_over(teacher, model, cache, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(selection.importlib.util, "find_spec", lambda n: None if n == "openvino" else find(n))
+    choice, *_ = chosen(teacher, model, cache, engines=["openvino"])
+    assert choice.name == "layer" and str(choice.trials[1]) == "openvino: openvino not installed"
+
+
+def test_comparing_looks_at_every_tensor_of_every_batch():
+    logits = paddle.to_tensor([[[[0.0, 1.0]], [[1.0, 0.0]]]])
+    feature = paddle.to_tensor([[0.0, 10.0]])
+    same = compare("x", [[logits, feature]], [[logits, feature]])
+    assert (same.max_error, same.mean_error, same.same_class) == (0, 0, 1)
+    other = compare(
+        "x", [[logits, feature]] * 2, [[logits, feature], [1 - logits, feature + paddle.to_tensor([[0.0, 1.0]])]]
+    )
+    assert other.max_error == 1 and other.same_class == 0
+    broken = compare("x", [[logits / 0.0, feature]], [[logits, feature]])
+    assert exceeds(broken, Bounds()) and exceeds(compare("x", [[logits[:, :1]]], [[logits]]), Bounds())
+
+
+def test_an_export_is_made_once_and_a_changed_model_is_exported_anew(model, cache, monkeypatch):
+    weights = digest(model)
+    folder, _ = export(make_job(), model, weights, "paddle", cache)
+
+    def refused(*_args, **_kwargs):
+        raise AssertionError("a child was started")
+
+    monkeypatch.setattr(jobs.subprocess, "run", refused)
+    assert export(make_job(), model, weights, "paddle", cache)[0] == folder
+    for other in (make_job(wanted=("head",)), make_job(shape=(1, 3, 64, 64)), make_job(num_classes=4)):
+        assert key(other, weights, "paddle") != key(make_job(), weights, "paddle")
+    with pytest.raises(AssertionError):
+        export(make_job(), model, "other weights", "paddle", cache)
+    assert not list(cache.glob(".making_*"))
+
+
+def test_the_users_file_is_part_of_the_key(tmp_path):
+    file = tmp_path / "mine.py"
+    keys = []
+    for text in ("a = 1", "a = 2"):
+        file.write_text(text)
+        keys.append(key(make_job(distill_config=str(file)), "w", "paddle"))
+    assert keys[0] != keys[1]
+
+
+def test_why_an_export_failed_is_kept_and_said_again_at_once(tmp_path, model, monkeypatch):
+    broken = make_job(model={"type": "NoSuchNet"})
+    folder, reason = export(broken, model, "w", "paddle", tmp_path)
+    assert folder is None and "no model 'NoSuchNet'" in reason
+    monkeypatch.setattr(jobs.subprocess, "run", None)
+    assert export(broken, model, "w", "paddle", tmp_path) == (None, reason)
+
+
+def test_an_export_that_hangs_is_given_up(tmp_path, model, monkeypatch):
+    monkeypatch.setattr(jobs, "_SECONDS", 0.2)
+    assert export(make_job(), model, "w", "paddle", tmp_path) == (None, "took more than 0.2 s")
+
+
+def test_an_export_that_is_killed_is_a_line(tmp_path, model, monkeypatch):
+    dead = subprocess.CompletedProcess([], -9, "", "")
+    monkeypatch.setattr(jobs.subprocess, "run", lambda *_a, **_k: dead)
+    assert export(make_job(), model, "w", "onnx", tmp_path) == (None, "the export ended with code -9")
+
+
+def test_of_two_that_export_the_same_the_first_is_taken(tmp_path):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "who").write_text(name)
+        jobs._publish(tmp_path / name, tmp_path / "target")
+    assert (tmp_path / "target/who").read_text() == "first"
+
+
+def test_a_component_survives_the_way_to_the_child():
+    given = Component("FCN", {"backbone": Component("HRNet", {"a": [1, 2]}, "x"), "n": 3}, "y")
+    again = component(plain(given))
+    assert again.type == "FCN" and again.params["backbone"].params == {"a": [1, 2]} and again.params["n"] == 3
+
+
+def test_the_same_tensor_is_wanted_once():
+    class Layer:
+        own = {0: "head"}
+
+    wanted = Wanted.of(Layer(), 2, ["head", "body"])
+    assert (
+        wanted.names == ["head", "1", "body"] and wanted.logits == [0, 1] and wanted.features == {"head": 0, "body": 2}
+    )
