@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "data": {"config", "registry"},
     "distill": {"config", "registry", "losses", "models.weights"},
     "inference": {"config", "models", "distill.recorder", "distill.adaptor", "distill.user_file"},
+    "static": {"compat.old_ir_ops", "losses.functional", "models.safe_load"},
     "teachers": {"distill.recorder", "distill.own_resolution", "inference"},
     "engine": {"config", "registry", "losses.task", "models.safe_load", "models.weights"},
     "cli": {"config", "registry", "compat", "losses", "models", "data", "distill", "inference", "teachers", "engine"},

@@ -22,6 +22,7 @@ def apply() -> None:
         maskformer_batch,
         missing_operator,
         nothing_to_contrast,
+        old_ir_ops,
         pretrained_path,
         size_one_arrays,
         squeezed_axes,
@@ -53,5 +54,6 @@ def apply() -> None:
         espnetv1_channels,
         unloaded_weights,  # after every other change of these constructors: weights go in last
         maskformer_batch,
+        old_ir_ops,
     ):
         cause.apply()

@@ -1,6 +1,7 @@
 """How a fix reaches PaddleSeg: around one of its functions, or in one module's view of a library.
 
-Nothing of Paddle itself is changed, and what a PaddleSeg release does not have is left alone.
+Nothing of Paddle itself is changed, but by old_ir_ops.py in processes of the old IR, and what a PaddleSeg release does not
+have is left alone.
 """
 
 import functools

@@ -41,7 +41,7 @@ class Schedule:
 class OutputPair:
     """One distillation loss between a student output and a teacher output.
 
-    resolution: 'network' compares them at the student's own stride, 'label' at the size of the labels.
+    resolution: 'network' compares them at the finer of the two networks' own, 'label' at the size of the labels.
     """
 
     student: int

@@ -1,5 +1,6 @@
 """One step of distillation: a batch in, every loss by name out."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,7 +21,8 @@ class Pair:
     """One distillation loss: between two outputs (keys are their numbers), two features (keys are names), or, for a loss
     that wants several of a side, lists of features (keys are tuples of names).
 
-    resolution: of outputs, 'network' or 'label'. class_map: of outputs, where the teacher has other classes.
+    resolution: of outputs, 'network' (the finer of the two) or 'label'. class_map: of outputs, where the teacher's classes
+    are others.
     """
 
     name: str
@@ -52,14 +54,15 @@ class Pair:
         return weight * self.loss(students[0], teachers[0], batch.labels)
 
     def _between_outputs(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
-        """A teacher's logits of another resolution are resized to the student's."""
+        """At the finer of the two resolutions, so that nothing of what the teacher says is lost, or at the labels'."""
         labels = batch.labels
         if self.class_map is not None:
             student, teacher = self.class_map.student(student), self.class_map.teacher(teacher)
             labels = self.class_map.labels(labels)
+        size = max(tuple(student.shape[2:]), tuple(teacher.shape[2:]), key=math.prod)
         if self.resolution == "label":
-            student = resize(student, tuple(labels.shape[1:]))
-        return self.loss(student, resize(teacher, tuple(student.shape[2:])), labels)
+            size = tuple(labels.shape[1:])
+        return self.loss(resize(student, size), resize(teacher, size), labels)
 
 
 def names(key: int | str | tuple[str, ...]) -> tuple[str, ...]:

@@ -79,6 +79,18 @@ def pixelwise_kl(student: Tensor, teacher: Tensor, mask: Tensor | None, temperat
     return temperature**2 * masked_mean(per_pixel, mask)
 
 
+def soft_cross_entropy(
+    student: Tensor, teacher: Tensor, student_temperature: float, teacher_temperature: float
+) -> Tensor:
+    """Mean over all but axis 1 of - sum_c p_T log p_S, p = softmax over axis 1 of logits / temperature.
+
+    Source: Hinton, Vinyals, Dean 2015, without t^2. Its gradient is that of KL(p_T || p_S).
+    """
+    student, teacher = _prepared(student, teacher, None)
+    p_t = log_softmax(teacher / teacher_temperature, axis=1).exp()
+    return -(p_t * log_softmax(student / student_temperature, axis=1)).sum(axis=1).mean()
+
+
 def channelwise_kl(student: Tensor, teacher: Tensor, mask: Tensor | None, temperature: float) -> Tensor:
     """t^2 / (N C) times the sum over images and channels of KL(phi_T || phi_S), phi = softmax over valid pixels of x / t.
 
@@ -88,15 +100,13 @@ def channelwise_kl(student: Tensor, teacher: Tensor, mask: Tensor | None, temper
 
     Source: Shu et al. 2021, arXiv 2011.13256.
     """
-    images, channels = student.shape[:2]
     student, teacher = _prepared(student, teacher, mask)
     student, teacher = student / temperature, teacher / temperature
     if mask is not None:
         far_below = paddle.full([1], _FAR_BELOW, student.dtype)
         student, teacher = paddle.where(mask, student, far_below), paddle.where(mask, teacher, far_below)
-    log_s = log_softmax(student.reshape([images, channels, -1]), axis=-1)
-    log_t = log_softmax(teacher.reshape([images, channels, -1]), axis=-1)
-    return temperature**2 / (images * channels) * (log_t.exp() * (log_t - log_s)).sum()
+    log_s, log_t = log_softmax(student.flatten(2), axis=-1), log_softmax(teacher.flatten(2), axis=-1)
+    return temperature**2 * (log_t.exp() * (log_t - log_s)).sum(axis=-1).mean()
 
 
 def rowwise_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
