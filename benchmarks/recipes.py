@@ -47,15 +47,9 @@ RECIPES = {
     "student alone": None,
     "KLLoss 3": output("KLLoss", 3),
     "PixelwiseKLLoss 1": output("PixelwiseKLLoss", 1),
-    "PixelwiseKLLoss 1, at label resolution": {
-        "outputs": [{"loss": {"type": "PixelwiseKLLoss"}, "weight": 1, "resolution": "label"}]
-    },
     "PixelwiseKLLoss 1, t 4": output("PixelwiseKLLoss", 1, temperature=4),
     "PixelwiseKLLoss 9, standardized, t 2": output("PixelwiseKLLoss", 9, temperature=2, standardize=True),
     "SegChannelwiseLoss 3 (logits)": output("SegChannelwiseLoss", 3),
-    "SegChannelwiseLoss 3 (logits), at label resolution": {
-        "outputs": [{"loss": {"type": "SegChannelwiseLoss"}, "weight": 3, "resolution": "label"}]
-    },
     "SegChannelwiseLoss 50 (features)": feature("SegChannelwiseLoss", 50),
     "DISTLoss 1": output("DISTLoss", 1),
     "DKDLoss 1": output("DKDLoss", 1),

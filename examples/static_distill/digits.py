@@ -131,9 +131,7 @@ def main():
         student_output = last_name(student)
         if title == "student distilled":
             pairs = static.suggest_pairs(student.program, pure)
-            feature, other = next(
-                (s, t) for s, t in pairs if len(s.shape) == 4 and s.operation.startswith("batch_norm")
-            )
+            feature, other = next((s, t) for s, t in pairs if len(s.shape) == 4 and s.shape[2] > 1)
             print(
                 f"  l2: {feature.name} {list(feature.shape)} <- {other.name}; soft labels: {student_output} <- {teacher_output}"
             )
@@ -142,7 +140,7 @@ def main():
         loss = student.with_label()
         with paddle.static.program_guard(student.program, student.startup):
             if title == "student distilled":
-                loss = loss + static.l2(f"teacher_{other.name}", feature.name, student.program)
+                loss = loss + 0.1 * static.l2(f"teacher_{other.name}", feature.name, student.program)
                 loss = loss + static.soft_label(f"teacher_{teacher_output}", student_output, student.program)
             paddle.optimizer.Adam(3e-3).minimize(loss)
         executor.run(student.startup)

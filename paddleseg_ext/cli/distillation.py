@@ -56,7 +56,8 @@ def open_distillation(session: Session, student: nn.Layer, user: UserDistillatio
     features = (*config.distill.features, *user.pairs)
     with ExitStack() as stack:
         student.train()
-        own = own_logits(student, batch)
+        asked = config.distill.outputs
+        own = own_logits(student, batch, {pair.student for pair in asked if pair.resolution == "label"})
         layers = [name for pair in config.distill.features for name in names(pair.student)]
         caught = stack.enter_context(Recorder(user.student_adaptor(student), [*layers, *own.values()]))
         members = open_teachers(session, student, user.teacher_adaptor, batch, stack)

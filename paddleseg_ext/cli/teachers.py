@@ -112,7 +112,7 @@ def _member(session: Session, spec: TeacherSpec, adaptor: type[AdaptorBase], bat
     model.train()
     if not learns:
         model.eval()
-    own = own_logits(model, batch)
+    own = own_logits(model, batch, _at_label_resolution(session))
     caught = stack.enter_context(
         Recorder(adaptor(model), [*_layers(session.config.distill.features, spec.name), *own.values()])
     )
@@ -131,10 +131,14 @@ def _ema(session: Session, student: nn.Layer, adaptor: type[AdaptorBase], batch:
     component = without_pretrained(session.config.model)
     model, _ = build_model(component, facts.num_classes, facts.img_channels, name_prefix="teacher_")
     model.eval()
-    own = own_logits(model, batch)
+    own = own_logits(model, batch, _at_label_resolution(session))
     caught = stack.enter_context(Recorder(adaptor(model), [*_layers(distill.features, "teacher"), *own.values()]))
     teacher = EmaTeacher(model, caught, student, distill.decay, own)
     return Member("teacher", 1.0, teacher, model, component, None, None, None)
+
+
+def _at_label_resolution(session: Session) -> set[int]:
+    return {pair.teacher for pair in session.config.distill.outputs if pair.resolution == "label"}
 
 
 def _classes(file: Config, component: Component, wanted: int, mapping: Mapping[int, int] | None) -> int:

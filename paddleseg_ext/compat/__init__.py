@@ -24,6 +24,7 @@ def apply() -> None:
         nothing_to_contrast,
         old_ir_ops,
         pretrained_path,
+        rates_in_programs,
         size_one_arrays,
         squeezed_axes,
         sync_batch_norm,
@@ -55,5 +56,6 @@ def apply() -> None:
         unloaded_weights,  # after every other change of these constructors: weights go in last
         maskformer_batch,
         old_ir_ops,
+        rates_in_programs,
     ):
         cause.apply()

@@ -1,6 +1,6 @@
 """Where a model has its logits before it enlarges them to the size of the image."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import paddle
@@ -14,11 +14,12 @@ _SAME = 1e-4  # largest difference, in shares of the largest value
 
 
 @paddle.no_grad()
-def own_logits(model: nn.Layer, batch: Batch) -> dict[int, str]:
-    """By the number of an output, the layer whose output it is before a final bilinear resize.
+def own_logits(model: nn.Layer, batch: Batch, but: Collection[int] = ()) -> dict[int, str]:
+    """By the number of an output, the layer whose output it is before a final bilinear resize (align_corners=False).
 
     Most segmentation models end in one; losses before it see the same predictions in a small part of the elements. Found by
-    one forward in the model's present mode, its running statistics put back. An output that no layer explains is left out.
+    one forward in the model's present mode, its running statistics put back. Outputs that no layer explains, and those
+    of `but`, are left out.
     """
     found: dict[str, Tensor] = {}
     hooks = []
@@ -43,7 +44,7 @@ def own_logits(model: nn.Layer, batch: Batch) -> dict[int, str]:
         for hook in hooks:
             hook.remove()
     named = ((index, _source(output, found)) for index, output in enumerate(outputs))
-    return {index: name for index, name in named if name is not None}
+    return {index: name for index, name in named if name is not None and index not in but}
 
 
 def replaced(outputs: Sequence[Tensor], caught: Mapping[str, Tensor], own: Mapping[int, str]) -> list[Tensor]:
@@ -59,8 +60,8 @@ def _source(output: Any, found: Mapping[str, Tensor]) -> str | None:
         smaller = x.shape[:2] == output.shape[:2] and x.shape[2] * x.shape[3] < size[0] * size[1]
         if not smaller or min(x.shape[2:]) < 2 or max(x.shape[2:]) < 3:
             continue
-        for align_corners in (False, True):
-            resized = F.interpolate(x, size, mode="bilinear", align_corners=align_corners)
-            if float((resized - output).abs().max()) <= _SAME * largest:
-                return name
+        # Only a resize like the one that brings two maps to one size: with align_corners they would lie beside each other.
+        resized = F.interpolate(x, size, mode="bilinear", align_corners=False)
+        if float((resized - output).abs().max()) <= _SAME * largest:
+            return name
     return None

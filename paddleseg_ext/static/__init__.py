@@ -11,8 +11,9 @@ _WHERE = {
     **{name: "merging" for name in ("merge",)},
     **{name: "variables" for name in ("FeatureVar", "list_feature_vars", "print_pairs", "suggest_pairs")},
     **{name: "losses" for name in ("channelwise", "fsp", "kl", "l2", "loss", "soft_label")},
+    "traced": "tracing",
     **{name: "weights" for name in ("export_student", "load_teacher", "save_student")},
-    "use_old_ir": "old_ir",
+    **{name: "old_ir" for name in ("run_in_order", "use_old_ir")},
 }
 __all__ = sorted(_WHERE)  # noqa: PLE0605
 
