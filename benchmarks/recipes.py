@@ -235,9 +235,10 @@ def page(results):
     return text.format(
         table=table(results, names, "teacher"),
         tokens=table(results, tokens, "token teacher") if of(runs, "token teacher") else "Not measured yet.",
-        teacher=f"{mean(runs, 'teacher'):.2f}",
-        token_teacher=f"{mean(runs, 'token teacher'):.2f}" if of(runs, "token teacher") else "not measured yet",
+        teacher=f"{mean(runs, 'teacher'):.1f}",
+        token_teacher=f"{mean(runs, 'token teacher'):.1f}" if of(runs, "token teacher") else "not measured yet",
         runs=len(runs),
+        all_runs=2 + 3 * len(RECIPES) + 3 * len(TOKEN_RECIPES) + 8 + 3,
     )
 
 

@@ -70,6 +70,48 @@ def by_hand(size):
     return executor, program, loss
 
 
+def by_layers(values, feed, steps):
+    """The losses of the same training of layers, their weights those of the merged program."""
+    paddle.disable_static()
+    nets = []
+    for make, name in ((mobilenet_v1, "s_"), (resnet18, "t_")):
+        with paddle.utils.unique_name.guard(name):
+            nets.append(make(num_classes=10))
+        for tensor in nets[-1].state_dict().values():
+            tensor.set_value(values[tensor.name if name == "s_" else f"teacher_{tensor.name}"])
+    student, teacher = nets
+    teacher.eval()
+    optimizer = paddle.optimizer.Momentum(0.01, parameters=student.parameters())
+    image, label = paddle.to_tensor(feed["image"]), paddle.to_tensor(feed["label"])
+    losses = []
+    for _ in range(steps):
+        with paddle.no_grad():
+            taught = teacher(image)
+        logits = student(image)
+        loss = paddle.nn.functional.cross_entropy(logits, label) + F.pixelwise_kl(logits, taught, None, 1.0)
+        loss.backward()
+        optimizer.step()
+        optimizer.clear_grad()
+        losses.append(float(loss))
+    return losses
+
+
+def agreement(ways, feed, steps=3):
+    """Losses of a few steps from the same weights, three ways, and their largest relative difference."""
+    scope = paddle.static.global_scope()
+    values = {n: np.array(scope.find_var(n).get_tensor()) for n in static.variables.parameters(ways["merged"][1])}
+    for name in static.variables.parameters(ways["by_hand"][1]):
+        source = name.replace("hs_", "s_") if name.startswith("hs_") else "teacher_" + name.replace("ht_", "t_")
+        if not name.startswith(("learning_rate", "velocity")) and source in values:
+            scope.var(name).get_tensor().set(values[source], PLACE)
+    history = {}
+    for name, (executor, program, loss) in ways.items():
+        history[name] = [float(executor.run(program, feed=feed, fetch_list=[loss])[0]) for _ in range(steps)]
+    history["layers"] = by_layers(values, feed, steps)
+    table = np.array(list(history.values()))
+    return history, float((np.ptp(table, axis=0) / table.mean(0)).max())
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, default=64, help="of the square images")
@@ -85,6 +127,8 @@ def main():
         "label": rng.integers(0, 10, (args.batch, 1)),
     }
     ways = {"merged": merged(args.size), "by_hand": by_hand(args.size)}
+    losses, difference = agreement(ways, feed)
+    paddle.enable_static()
     seconds = {name: [] for name in ways}
     for repeat in range(args.repeats + 2):
         for name in ways if repeat % 2 else reversed(ways):
@@ -95,6 +139,7 @@ def main():
                 seconds[name].append(time.perf_counter() - started)
     ratios = [m / h for m, h in zip(seconds["merged"], seconds["by_hand"], strict=True)]
     result = {f"{name}_seconds": statistics.median(values) for name, values in seconds.items()}
+    result |= {"losses": losses, "largest_relative_difference": difference}
     print(json.dumps({**vars(args), **result, "ratios": {"merged_step_to_by_hand": statistics.median(ratios)}}))
 
 

@@ -151,7 +151,7 @@ def test_the_documented_loss_of_ones_own_distils(world):
     assert all(0 < r["distill/CosineLoss_conv1"] < 4 for r in world.records("train"))
 
 
-def test_auto_distils_by_the_recommended_recipe(world):
+def test_auto_distils_by_a_usual_recipe(world):
     world.student["distill"] = "auto"
     world.write()
     world.run(DISTILL, iters=2)

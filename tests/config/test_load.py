@@ -215,7 +215,7 @@ def test_a_class_map_here_or_in_a_file_of_its_own(load, tmp_path):
     assert load(f"distill: {{class_map: {tmp_path}/map.yml}}").distill.class_map == {3: 1, 4: 1}
 
 
-def test_auto_is_the_recommended_recipe(load):
+def test_auto_is_a_recipe_for_any_pair(load):
     outputs = load("distill: auto").distill.outputs
     assert outputs and all(pair.weight > 0 and (pair.student, pair.teacher) == (0, 0) for pair in outputs)
 
