@@ -3,7 +3,8 @@
 python benchmarks/recipes.py --work output/recipes
 
 Every run is a process of its own in `--work`, resumed where it was stopped; finished ones are kept in docs/results.json and
-not repeated. Needs the CamVid data at data/camvid. About two to four minutes a run on two cores.
+not repeated. As many run at once as there are cores, each on a core of its own (LPSNet this small is faster on one than on
+two). Needs the CamVid data at data/camvid. About two to three minutes a run.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import yaml
@@ -88,6 +90,7 @@ def main():
     parser.add_argument(
         "--costs", action="store_true", help="measure what a step of each recipe costs; train nothing else"
     )
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at the same time")
     parser.add_argument("--only_page", action="store_true", help="train nothing")
     args = parser.parse_args()
     results = {"runs": {}, "costs": {}, "longer": None}
@@ -95,15 +98,30 @@ def main():
         results.update(json.loads(args.results.read_text()))
     if args.costs:
         measure_costs(args.work, results["costs"])
-    until = time.monotonic() + 60 * args.minutes
-    for key in [] if args.only_page or args.costs else queue(results):
-        if time.monotonic() > until:
-            break
-        results["runs"][key] = run(key, args.work, results)
-        write(args.results, json.dumps(results, indent=1) + "\n")
-        print(json.dumps({key: results["runs"][key]}), flush=True)
+    if not (args.only_page or args.costs):
+        train_all(args, results)
     write(args.results, json.dumps(results, indent=1) + "\n")
     write(args.page, page(results))
+
+
+def train_all(args, results):
+    """All that is still to be trained, one run a core; a run that fails is said and ends the work when the others are done."""
+    until = time.monotonic() + 60 * args.minutes
+    cores, under_way = set(range(args.jobs)), {}
+    with ThreadPoolExecutor(args.jobs) as pool:
+        while True:
+            waiting = (key for key in queue(results) if key not in {key for key, _ in under_way.values()})
+            while cores and time.monotonic() < until and (key := next(waiting, None)):
+                core = cores.pop()
+                under_way[pool.submit(run, key, args.work, results, core)] = key, core
+            if not under_way:
+                return
+            for ended in wait(under_way, return_when=FIRST_COMPLETED).done:
+                key, core = under_way.pop(ended)
+                cores.add(core)
+                results["runs"][key] = ended.result()
+                write(args.results, json.dumps(results, indent=1) + "\n")
+                print(json.dumps({key: results["runs"][key]}), flush=True)
 
 
 def write(path, text):
@@ -116,11 +134,13 @@ def write(path, text):
 def queue(results):
     """The runs still to be done, the most telling first: teachers, one seed of all, more seeds, the best with five, as long."""
     runs = results["runs"]
-    wanted = ["teacher/0"] + [f"{name}/0" for name in RECIPES]
-    wanted += ["token teacher/0"] + [f"tokens: {name}/0" for name in TOKEN_RECIPES]
+    wanted = ["teacher/0", "token teacher/0"] + [f"{name}/0" for name in RECIPES]
+    wanted += [f"tokens: {name}/0" for name in TOKEN_RECIPES]
     wanted += [f"{name}/{seed}" for seed in (1, 2) for name in RECIPES]
     wanted += [f"tokens: {name}/{seed}" for seed in (1, 2) for name in TOKEN_RECIPES]
-    yield from (key for key in wanted if key not in runs)
+    yield from (key for key in wanted if key not in runs and (teacher_of(key) is None or teacher_of(key) in runs))
+    if not all(key in runs for key in wanted):
+        return
     best = best_recipes(runs)
     yield from (f"{n}/{seed}" for seed in (3, 4) for n in ("student alone", *best) if f"{n}/{seed}" not in runs)
     if results["costs"]:
@@ -129,26 +149,34 @@ def queue(results):
         yield from (key for seed in (0, 1, 2) if (key := f"student alone, as long/{seed}") not in runs)
 
 
+def teacher_of(key):
+    """The run that must have ended before this one."""
+    name = key.rsplit("/", 1)[0]
+    if name.startswith("tokens: "):
+        return "token teacher/0"
+    return "teacher/0" if RECIPES.get(name) else None
+
+
 def best_recipes(runs):
     """The three of the highest mean mIoU."""
     return sorted((name for name in RECIPES if RECIPES[name]), key=lambda name: -mean(runs, name))[:3]
 
 
-def run(key, work, results):
+def run(key, work, results, core):
     """One training to its end; the mIoU of its best and of its last evaluation."""
     name, seed = key.rsplit("/", 1)
     folder = work / key.replace("/", "_").replace(" ", "_").replace(":", "")
     iters = results["longer"] if name.endswith("as long") else None
     words = ["--do_eval", "--seed", seed, "--save_dir", str(folder), "--resume_model", "auto", "--save_interval", "250"]
     words += ["--keep_checkpoint_max", "1", "--log_iters", "50", *(["--iters", str(iters)] if iters else [])]
-    train(name, folder, work, words)
+    train(name, folder, work, words, core)
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     evaluations = [r["mIoU"] for r in records if r["kind"] == "eval"]
     return {"best": max(evaluations), "last": evaluations[-1], "iters": max(r["iter"] for r in records)}
 
 
-def train(name, folder, work, words):
-    """Start the training command of a recipe, of a teacher or of the student alone, its output in a file."""
+def train(name, folder, work, words, core):
+    """The training command of a recipe, of a teacher or of the student alone, on one core, its output in a file."""
     folder.mkdir(parents=True, exist_ok=True)
     if name.endswith("teacher"):
         command = ["train.py", "--config", TOKENS if name.startswith("token") else TEACHER, *words]
@@ -157,7 +185,11 @@ def train(name, folder, work, words):
     else:
         command = distilled(name, folder, work, words)
     with (folder / "log.txt").open("a") as file:
-        subprocess.run([sys.executable, *command], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, check=True)
+        one = {**os.environ, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=one, stdout=file, stderr=subprocess.STDOUT)
+        os.sched_setaffinity(process.pid, {core})
+        if process.wait():
+            raise RuntimeError(f"{name}: exit code {process.returncode}, see {folder / 'log.txt'}")
 
 
 def measure_costs(work, costs):
@@ -168,8 +200,7 @@ def measure_costs(work, costs):
             folder = Path(work) / "costs" / name.replace(" ", "_").replace(",", "")
             shutil.rmtree(folder, ignore_errors=True)
             words = ["--seed", "0", "--save_dir", str(folder), "--iters", "40", "--log_iters", "1"]
-            engine = [] if RECIPES[name] is None or RECIPES[name].get("teacher") else ["--teacher_engine", "openvino"]
-            train(name, folder, work, [*words, *engine])
+            train(name, folder, work, words, core=0)
             records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
             rounds[name].append(statistics.median(r["batch_cost"] for r in records[10:] if r["kind"] == "train"))
             print(json.dumps({name: rounds[name][-1]}), flush=True)
@@ -186,6 +217,7 @@ def distilled(name, folder, work, words):
     command += ["--teacher_eval_images", "0"]
     if recipe.get("teacher") == "ema":
         return command
+    command += ["--teacher_engine", "openvino"]
     weights = (Path(work) / ("token_teacher_0" if tokens else "teacher_0") / "best_model" / "model.pdparams").resolve()
     return [
         *command,

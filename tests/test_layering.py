@@ -20,9 +20,31 @@ MAY_IMPORT = {
     "distill": {"config", "registry", "losses", "models.weights"},
     "inference": {"config", "models", "distill.recorder", "distill.adaptor", "distill.user_file"},
     "static": {"compat.old_ir_ops", "losses.functional", "models.safe_load"},
-    "teachers": {"distill.recorder", "distill.own_resolution", "inference"},
+    "service": set(),
+    "teachers": {"distill.recorder", "distill.own_resolution", "inference", "service"},
     "engine": {"config", "registry", "losses.task", "models.safe_load", "models.weights"},
-    "cli": {"config", "registry", "compat", "losses", "models", "data", "distill", "inference", "teachers", "engine"},
+    "report": {
+        "config",
+        "distill.adaptor",
+        "distill.connector",
+        "distill.recorder",
+        "engine.evaluate",
+        "engine.pictures",
+    },
+    "cli": {
+        "config",
+        "registry",
+        "compat",
+        "losses",
+        "models",
+        "data",
+        "distill",
+        "inference",
+        "teachers",
+        "engine",
+        "report",
+        "service",
+    },
 }
 ONLY_IN_COMMANDS = {"argparse"}
 

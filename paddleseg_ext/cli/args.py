@@ -76,21 +76,26 @@ def add_distillation(parser: argparse.ArgumentParser, distill_config: str) -> No
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Where and how precisely a command computes, and what it changes in its file."""
+    add_where(parser)
     add = parser.add_argument
     add(
         "--precision", choices=("fp32", "fp16", "bf16"), default="fp32", help="fp16 and bf16: automatic mixed precision"
-    )
-    add(
-        "--device",
-        choices=("cpu", "gpu", "xpu", "npu", "mlu"),
-        default="gpu",
-        help="the CPU is used where it is missing",
     )
     add(
         "--opts",
         nargs="+",
         metavar="KEY=VALUE",
         help="overwrite values of the file, such as optimizer.weight_decay=1e-4",
+    )
+
+
+def add_where(parser: argparse.ArgumentParser) -> None:
+    """Where a command computes."""
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "gpu", "xpu", "npu", "mlu"),
+        default="gpu",
+        help="the CPU is used where it is missing",
     )
 
 

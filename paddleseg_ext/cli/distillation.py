@@ -2,11 +2,12 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import paddle
 from paddle import nn
@@ -38,10 +39,11 @@ _BALANCE_AFTER = 50  # iterations
 
 @dataclass(frozen=True)
 class Distillation:
-    """The step of distillation and those who teach in it."""
+    """The step of distillation, those who teach in it, and what it compares, for the run's provenance."""
 
     step: Distiller
     members: Sequence[Member]
+    record: Sequence[Mapping[str, Any]]
 
 
 @contextlib.contextmanager
@@ -76,10 +78,13 @@ def open_distillation(session: Session, student: nn.Layer, user: UserDistillatio
                 raise ConfigError(
                     f"{config.path}: distill.unlabelled: {type(pair.loss).__name__} takes labelled images only"
                 )
+        record = [_recorded(pair, caught, members) for pair in pairs]
         members = [replace(member, teacher=_quick(session, member, members, pairs, batch)) for member in members]
         teacher = members[0].teacher if len(members) == 1 else _as_one(session, members)
         task_loss = build_task_loss(session, student)
-        yield Distillation(Distiller(student, caught, teacher, task_loss, pairs, own, facts.ignore_index), members)
+        yield Distillation(
+            Distiller(student, caught, teacher, task_loss, pairs, own, facts.ignore_index), members, record
+        )
 
 
 def train_distilled(session: Session, student: nn.Layer, distillation: Distillation) -> None:
@@ -97,6 +102,7 @@ def train_distilled(session: Session, student: nn.Layer, distillation: Distillat
             name="student",
             extras=nn.LayerList([*step.extras, *past]),
             teacher=shown,
+            pairs=distillation.record,
             teacher_configs=[member.config for member in members if member.config is not None],
             further_hooks=_balance_check(session, step),
         )
@@ -154,6 +160,20 @@ def _quick(session: Session, member: Member, members: Sequence[Member], pairs: S
         keys = [name.removeprefix(prefix) for name in keys if name.startswith(prefix)]
     outputs = len(member.teacher(batch).logits)
     return faster(session, member.name, member.teacher, member.component, outputs, dict.fromkeys(keys))
+
+
+def _recorded(pair: Pair, caught: Recorder, members: Sequence[Member]) -> dict[str, Any]:
+    """A pair by the names of its layers; numbers are outputs."""
+    teacher = members[0].teacher
+    specs = teacher.recorder.specs if len(members) == 1 and isinstance(teacher, ModelTeacher) else {}
+
+    def said(key: int | str | tuple[str, ...], specs: Mapping[str, str]) -> int | list[str]:
+        return key if isinstance(key, int) else [specs.get(name, name) for name in names(key)]
+
+    return {
+        **{"name": pair.name, "student": said(pair.student, caught.specs), "teacher": said(pair.teacher, specs)},
+        **{"loss": type(pair.loss).__name__, "weight": pair.weight},
+    }
 
 
 def _of_member(pair: Pair, member: Member, share: float, offset: int) -> Pair:

@@ -5,7 +5,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,16 @@ _PACKAGES = ("paddleseg", "numpy", "opencv-python-headless")
 
 
 def write_provenance(
-    folder: Path, seed: int, resumed_from: Path | None, configs: Mapping[str, Mapping[str, Any]]
+    folder: Path,
+    seed: int,
+    resumed_from: Path | None,
+    configs: Mapping[str, Mapping[str, Any]],
+    pairs: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Append one line to `provenance.jsonl`: each start of the run with command, versions, git state, seed and resolved files."""
+    """Append one line to `provenance.jsonl`: each start of the run with command, versions, git state, seed and resolved files.
+
+    `pairs`: what is compared with a teacher.
+    """
     record = {
         "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -32,6 +39,7 @@ def write_provenance(
         "versions": _versions(),
         "git": _git_state(),
         "configs": configs,
+        "pairs": pairs,
     }
     with (folder / "provenance.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(record, default=str) + "\n")

@@ -14,6 +14,7 @@ import paddle
 from paddleseg_ext import config as configuration
 from paddleseg_ext.cli import args as flags
 from paddleseg_ext.cli.baseline import best_miou
+from paddleseg_ext.cli.report import write_report
 from paddleseg_ext.cli.screen import start_logging, user_errors
 from paddleseg_ext.data.build import agreed_facts, build_dataset
 from paddleseg_ext.engine.env import set_device
@@ -21,6 +22,7 @@ from paddleseg_ext.engine.evaluate import predict, spread
 from paddleseg_ext.engine.pictures import classes_panel, image_panel, write_sheet
 from paddleseg_ext.errors import UserError
 from paddleseg_ext.models import build_trained_model
+from paddleseg_ext.report.runs import read_runs
 
 ROOT = Path(__file__).resolve().parents[2]
 TEACHER, STUDENT = "configs/quick_start/fundus_teacher.yml", "configs/quick_start/fundus_student.yml"
@@ -78,8 +80,16 @@ def _show(folder: Path, rows: list[tuple[str, Path, float]]) -> None:
     for name, save_dir, seconds in rows:
         size = sum(int(np.prod(p.shape)) for p in models[name].parameters())
         print(f"{name:<20}{size / 1e6:>10.2f} M{_best_miou(ROOT / save_dir):>12.4f}{seconds:>10.0f}")
-    print(f"\npictures: {sheet.relative_to(ROOT) if sheet.is_relative_to(ROOT) else sheet}")
+    print(f"\npictures: {_short(sheet)}")
+    report = write_report(
+        read_runs([ROOT / save_dir for _, save_dir, _ in rows]), ROOT / folder, images=None, examples=3
+    )
+    print(f"report:   {_short(report)}")
     print(f"curves:   visualdl --logdir {folder}")
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
 def _row(

@@ -3,9 +3,10 @@
 import argparse
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import paddle
 from paddle import nn
@@ -108,12 +109,13 @@ def train(
     extras: nn.Layer | None = None,
     teacher: nn.Layer | None = None,
     teacher_configs: Sequence[Config] = (),
+    pairs: Sequence[Mapping[str, Any]] = (),
     further_hooks: Sequence[Hook] = (),
 ) -> None:
     """Run the loop. `step` holds `model`, which alone is evaluated and kept, and `extras`, which train with it.
 
-    `name` heads the model's pictures; a teacher's are beside them. `teacher_configs` go into
-    the run's provenance.
+    `name` heads the model's pictures; a teacher's are beside them. `teacher_configs` and `pairs`
+    go into the run's provenance.
     """
     args, config, data, state = session.args, session.config, session.data, session.state
     assert config.optimizer is not None and config.lr_scheduler is not None
@@ -127,7 +129,7 @@ def train(
         _log.info("resumed from %s", session.resumed_from)
     if env.rank() == 0:
         resolved = {file.path: file.resolved for file in (config, *teacher_configs)}
-        write_provenance(Path(args.save_dir), state.seed, session.resumed_from, resolved)
+        write_provenance(Path(args.save_dir), state.seed, session.resumed_from, resolved, list(pairs))
     start, ranks = state.iteration, env.world_size()
     sampler = ResumableSampler(len(data.train), config.batch_size, state.seed, start, config.iters, env.rank(), ranks)
     _log.info("%d training images, %d iterations an epoch", len(data.train), sampler.batches_per_epoch)

@@ -1,7 +1,7 @@
 """YAML and flags to frozen dataclasses; the only reader of raw dictionaries."""
 
 from paddleseg_ext.config.distillation import ENGINES
-from paddleseg_ext.config.parse import load
+from paddleseg_ext.config.parse import from_resolved, load
 from paddleseg_ext.config.schema import (
     Component,
     Config,
@@ -25,5 +25,6 @@ __all__ = [
     "Schedule",
     "TeacherSpec",
     "TestConfig",
+    "from_resolved",
     "load",
 ]

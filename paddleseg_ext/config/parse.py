@@ -2,7 +2,9 @@
 
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import fields
+from typing import Any
 
 from paddleseg_ext.config import yaml_file
 from paddleseg_ext.config.distillation import read_distillation
@@ -43,6 +45,20 @@ def load(
     for key, value in (("batch_size", batch_size), ("iters", iters), ("lr_scheduler.learning_rate", learning_rate)):
         if value is not None:
             raw.set(key, value, f"--{key.split('.')[-1]}")
+    return _parsed(raw, model_only)
+
+
+def from_resolved(path: str, tree: Mapping[str, Any], *, model_only: bool = False) -> Config:
+    """A configuration from what an earlier one had as `resolved`, such as a run's provenance holds; `path` is its name.
+
+    Raises:
+        ConfigError
+    """
+    return _parsed(RawConfig(path, copy.deepcopy(dict(tree)), {}), model_only)
+
+
+def _parsed(raw: RawConfig, model_only: bool) -> Config:
+    path = raw.path
     check_keys(raw, (), raw.tree, _TOP_LEVEL)
     for key in ("model",) if model_only else _NEEDED_TO_TRAIN:
         if raw.tree.get(key) is None:

@@ -136,6 +136,16 @@ def build_connector(
     return Connector(student, teacher, size, component, loss)
 
 
+def as_map(feature: Tensor, size: tuple[int, int]) -> Tensor:
+    """A feature of images of this size as maps [N, C, H, W], be it maps, tokens [N, L, C] or vectors [N, C].
+
+    Raises:
+        ValueError: another shape.
+    """
+    x = _to_map(feature, _grid(feature.shape, size))
+    return x if x.ndim == 4 else x.reshape([*x.shape, 1, 1])
+
+
 def _convolution(channels_in: int, channels_out: int, size: int, norm: bool) -> nn.Layer:
     convolution = nn.Conv2D(channels_in, channels_out, size, padding=size // 2, bias_attr=None if not norm else False)
     return nn.Sequential(convolution, nn.BatchNorm2D(channels_out)) if norm else convolution

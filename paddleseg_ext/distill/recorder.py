@@ -36,14 +36,14 @@ class Recorder:
         self._owner = type(adaptor).__name__
         self._caught: dict[str, Tensor] = {}
         self._hooks: list[Any] = []
-        self._keys: set[str] = set()
+        self.specs: dict[str, str] = {}  # where each key's tensor is caught
 
     def __enter__(self) -> "Recorder":
         try:
             for key, spec in self._mapping(add_tensor=False).items():
                 self._attach(key, spec, f"{self._owner}: '{key}'")
             for name in self.names:
-                if name not in self._keys:
+                if name not in self.specs:
                     self._attach(name, name, "distill.features")
         except BaseException:
             self.__exit__()
@@ -54,7 +54,7 @@ class Recorder:
         for hook in reversed(self._hooks):
             hook.remove()
         self._hooks.clear()
-        self._keys.clear()
+        self.specs.clear()
         self._caught.clear()
 
     def take(self) -> dict[str, Tensor]:
@@ -78,7 +78,7 @@ class Recorder:
             self.adaptor.add_tensor = False
 
     def _attach(self, key: str, spec: Any, where: str) -> None:
-        self._keys.add(key)
+        self.specs[key] = spec
         match = _SPEC.match(spec) if isinstance(spec, str) else None
         if match is None:
             raise ConfigError(f"{where}: the name of a layer is expected, but got {spec!r}")

@@ -1,0 +1,1 @@
+"""Runs of training side by side, as one page for people."""
