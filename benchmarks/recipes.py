@@ -8,6 +8,7 @@ two). Needs the CamVid data at data/camvid. About two to three minutes a run.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -44,40 +45,41 @@ def both(*parts):
     return {key: [pair for part in parts for pair in part.get(key, [])] for key in ("outputs", "features")}
 
 
-# Weights: the papers' where they fit these definitions (LOSSES of docs/losses.md), not tuned here.
+# Weights: the papers' where they fit these definitions (LOSSES of docs/losses.md), not tuned here. What is compared between
+# layers comes on top of the same loss between outputs, as in the papers.
+KL = output("PixelwiseKLLoss", 1)
+MIDDLE_AND_LAST = {
+    "student": [MIDDLE["student"], LAST["student"]],
+    "teacher": [MIDDLE["teacher"], LAST["teacher"]],
+}
 RECIPES = {
     "student alone": None,
     "KLLoss 3": output("KLLoss", 3),
-    "PixelwiseKLLoss 1": output("PixelwiseKLLoss", 1),
+    "PixelwiseKLLoss 1": KL,
     "PixelwiseKLLoss 1, t 4": output("PixelwiseKLLoss", 1, temperature=4),
     "PixelwiseKLLoss 9, standardized, t 2": output("PixelwiseKLLoss", 9, temperature=2, standardize=True),
     "SegChannelwiseLoss 3 (logits)": output("SegChannelwiseLoss", 3),
-    "SegChannelwiseLoss 50 (features)": feature("SegChannelwiseLoss", 50),
     "DISTLoss 1": output("DISTLoss", 1),
     "DKDLoss 1": output("DKDLoss", 1),
     "BPKDLoss 1": output("BPKDLoss", 1),
-    "NormalizedFeatureLoss 1": feature("NormalizedFeatureLoss", 1),
-    "HintLoss 10": feature("HintLoss", 10),
-    "SegPairWiseLoss 10": feature("SegPairWiseLoss", 10),
-    "IFVDLoss 20": feature("IFVDLoss", 20),
-    "CIRKDLoss 1": feature("CIRKDLoss", 1),
-    "MGDLoss 1": feature("MGDLoss", 1),
-    "AttnFDLoss 2": feature("AttnFDLoss", 2),
-    "AttentionTransferLoss 10": feature("AttentionTransferLoss", 10),
-    "FSPLoss 1": feature(
-        "FSPLoss", 1, {"student": [MIDDLE["student"], LAST["student"]], "teacher": [MIDDLE["teacher"], LAST["teacher"]]}
-    ),
-    "PixelwiseKLLoss 1 + SegChannelwiseLoss 3": both(output("PixelwiseKLLoss", 1), output("SegChannelwiseLoss", 3)),
-    "PixelwiseKLLoss 1 + CIRKDLoss 1": both(output("PixelwiseKLLoss", 1), feature("CIRKDLoss", 1)),
-    "PixelwiseKLLoss 1 + NormalizedFeatureLoss 1": both(
-        output("PixelwiseKLLoss", 1), feature("NormalizedFeatureLoss", 1)
-    ),
-    "EMA of the student, PixelwiseKLLoss 1": {"teacher": "ema", **output("PixelwiseKLLoss", 1)},
+    "PixelwiseKLLoss 1 + SegChannelwiseLoss 3 (logits)": both(KL, output("SegChannelwiseLoss", 3)),
+    "PixelwiseKLLoss 1 + SegChannelwiseLoss 50 (features)": both(KL, feature("SegChannelwiseLoss", 50)),
+    "PixelwiseKLLoss 1 + NormalizedFeatureLoss 1": both(KL, feature("NormalizedFeatureLoss", 1)),
+    "PixelwiseKLLoss 1 + HintLoss 10": both(KL, feature("HintLoss", 10)),
+    "PixelwiseKLLoss 1 + SegPairWiseLoss 10": both(KL, feature("SegPairWiseLoss", 10)),
+    "PixelwiseKLLoss 1 + IFVDLoss 20": both(KL, feature("IFVDLoss", 20)),
+    "PixelwiseKLLoss 1 + CIRKDLoss 1": both(KL, feature("CIRKDLoss", 1)),
+    "PixelwiseKLLoss 1 + MGDLoss 1": both(KL, feature("MGDLoss", 1)),
+    "PixelwiseKLLoss 1 + AttnFDLoss 2": both(KL, feature("AttnFDLoss", 2)),
+    "PixelwiseKLLoss 1 + AttentionTransferLoss 10": both(KL, feature("AttentionTransferLoss", 10)),
+    "PixelwiseKLLoss 1 + FSPLoss 1": both(KL, feature("FSPLoss", 1, MIDDLE_AND_LAST)),
+    "DISTLoss 1 + HintLoss 10": both(output("DISTLoss", 1), feature("HintLoss", 10)),
+    "EMA of the student, PixelwiseKLLoss 1": {"teacher": "ema", **KL},
 }
 TOKEN_RECIPES = {
-    "PixelwiseKLLoss 1": output("PixelwiseKLLoss", 1),
+    "PixelwiseKLLoss 1": KL,
     "SegChannelwiseLoss 3 (logits)": output("SegChannelwiseLoss", 3),
-    "SegChannelwiseLoss 50 (features)": feature("SegChannelwiseLoss", 50, TOKEN_LAST),
+    "PixelwiseKLLoss 1 + SegChannelwiseLoss 50 (features)": both(KL, feature("SegChannelwiseLoss", 50, TOKEN_LAST)),
 }
 
 
@@ -154,7 +156,8 @@ def teacher_of(key):
     name = key.rsplit("/", 1)[0]
     if name.startswith("tokens: "):
         return "token teacher/0"
-    return "teacher/0" if RECIPES.get(name) else None
+    recipe = RECIPES.get(name)
+    return "teacher/0" if recipe and recipe.get("teacher") != "ema" else None
 
 
 def best_recipes(runs):
@@ -165,14 +168,18 @@ def best_recipes(runs):
 def run(key, work, results, core):
     """One training to its end; the mIoU of its best and of its last evaluation."""
     name, seed = key.rsplit("/", 1)
-    folder = work / key.replace("/", "_").replace(" ", "_").replace(":", "")
+    folder = folder_of(key, work)
     iters = results["longer"] if name.endswith("as long") else None
     words = ["--do_eval", "--seed", seed, "--save_dir", str(folder), "--resume_model", "auto", "--save_interval", "250"]
     words += ["--keep_checkpoint_max", "1", "--log_iters", "50", *(["--iters", str(iters)] if iters else [])]
     train(name, folder, work, words, core)
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     evaluations = [r["mIoU"] for r in records if r["kind"] == "eval"]
-    return {"best": max(evaluations), "last": evaluations[-1], "iters": max(r["iter"] for r in records)}
+    found = {"best": max(evaluations), "last": evaluations[-1], "iters": max(r["iter"] for r in records)}
+    taught_by = teacher_of(key)
+    if taught_by is not None:
+        found["teacher"] = hashlib.sha256(weights_of(taught_by, work).read_bytes()).hexdigest()[:8]
+    return found
 
 
 def train(name, folder, work, words, core):
@@ -218,14 +225,18 @@ def distilled(name, folder, work, words):
     if recipe.get("teacher") == "ema":
         return command
     command += ["--teacher_engine", "openvino"]
-    weights = (Path(work) / ("token_teacher_0" if tokens else "teacher_0") / "best_model" / "model.pdparams").resolve()
-    return [
-        *command,
-        "--teacher_config",
-        TOKENS if tokens else TEACHER,
-        "--teacher_opts",
-        f"model.pretrained={weights}",
-    ]
+    weights = weights_of("token teacher/0" if tokens else "teacher/0", work)
+    command += ["--teacher_config", TOKENS if tokens else TEACHER]
+    return [*command, "--teacher_opts", f"model.pretrained={weights}"]
+
+
+def weights_of(key, work):
+    """The best weights of a run."""
+    return (folder_of(key, work) / "best_model" / "model.pdparams").resolve()
+
+
+def folder_of(key, work):
+    return Path(work) / key.replace("/", "_").replace(" ", "_").replace(":", "")
 
 
 def of(runs, name):
