@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import ml_dtypes
 import numpy as np
+from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2 as pb
 
 SERVICE = "inference.GRPCInferenceService"
@@ -163,7 +164,7 @@ def _split(data: bytes, kind: type[Header], number: int) -> Message[Header]:
         position = end
     try:
         return Message(kind.FromString(bytes(small)), raws)
-    except Exception as error:  # protobuf's own class is another one in each of its implementations
+    except DecodeError as error:
         raise MalformedMessage(f"no message of the protocol: {error}") from None
 
 
