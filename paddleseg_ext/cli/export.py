@@ -162,7 +162,8 @@ def _layer(trained: Trained, args: argparse.Namespace, image: np.ndarray) -> Ite
     if twice:
         raise ConfigError(f"--features {twice[0]}: these are the logits, which are an output already")
     names = [*dict.fromkeys(logits), *dict.fromkeys(args.features)]
-    with Recorder(AdaptorBase(trained.model), [name for name in names if not name.isdigit()]) as recorder:
+    layers = [name for name in names if not name.isdigit()]
+    with Recorder(AdaptorBase(trained.model), layers, "--features") as recorder:
         aliases = ["prediction", *(f"prediction_{i}" for i in range(1, len(set(logits))))]
         yield Wanted(trained.model, recorder, names), [*aliases, *names[len(aliases) :]]
 

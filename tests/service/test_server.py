@@ -3,6 +3,7 @@
 import os
 import socket
 import threading
+import time
 import urllib.request
 
 import grpc
@@ -249,3 +250,41 @@ def test_a_model_that_fails_is_an_error_of_one_request_only():
         with pytest.raises(InferenceServerException, match="the model failed: RuntimeError: no such picture"):
             client.infer("toy", [image(np.full_like(IMAGES, np.nan))])
         client.infer("toy", [image()])
+
+
+def test_a_server_that_is_stopped_finishes_what_it_accepted_and_refuses_the_rest():
+    going, go = threading.Event(), threading.Event()
+
+    def slow(inputs):
+        going.set()
+        assert go.wait(20)
+        return toy(inputs)
+
+    answers, came = [], threading.Semaphore(0)
+
+    def take(result, error):
+        answers.append((result, error))
+        came.release()
+
+    serving = served(predictors=[slow])
+    server = serving.__enter__()
+    client = stock.InferenceServerClient(server.endpoint)
+    client.async_infer("toy", [image()], take)
+    assert going.wait(10)
+    stopping = threading.Thread(target=serving.__exit__, args=(None, None, None))
+    stopping.start()
+    end = time.monotonic() + 10
+    while client.is_server_ready():
+        assert time.monotonic() < end
+    with pytest.raises(InferenceServerException, match="the server is being stopped") as caught:
+        client.infer("toy", [image()])
+    assert "UNAVAILABLE" in str(caught.value.status())
+    with grpc.insecure_channel(server.endpoint) as channel:
+        said = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+        assert said.status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert not answers
+    go.set()
+    assert came.acquire(timeout=10)
+    stopping.join(20)
+    assert not stopping.is_alive() and answers[0][0] is not None
+    client.close()
