@@ -99,6 +99,8 @@ def describe(model: Path) -> tuple[_Specs, _Specs]:
 
 def _in_old_ir(core: Any, model: Path) -> tuple[_Specs, _Specs]:
     program = core.ProgramDesc(model.read_bytes())  # its parts do not keep it alive
+    if not program.num_blocks():  # or the next line takes the process down
+        raise ValueError("an empty file")
     block = program.block(0)
     operators = [block.op(i) for i in range(block.op_size())]
 

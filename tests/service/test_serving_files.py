@@ -50,7 +50,7 @@ def test_serving_yml_says_all_and_comes_back(folder):
 
 
 def test_a_folder_that_says_nothing_takes_the_models_word(folder):
-    assert read_folder(folder).joined(SPEC) == SPEC
+    assert read_folder(folder).joined(SPEC) == named(SPEC)
 
 
 def test_files_of_paddle_serving_give_aliases_choose_outputs_and_leave_the_shapes_to_the_model(folder):
