@@ -27,11 +27,13 @@ class BatchOptions:
 
     max_rows: most rows of one run; a request of more is run in parts. wait_seconds: how long a run that is not full waits for
     more, counted from when its first request came. capacity: requests that may wait; further ones are refused.
+    capacity_bytes: of their inputs, likewise.
     """
 
     max_rows: int = 16
     wait_seconds: float = 0.001
     capacity: int = 64
+    capacity_bytes: int = 1 << 31
 
 
 @dataclass
@@ -40,6 +42,10 @@ class _Job:
     rows: int
     arrived: float
     future: "Future[list[np.ndarray]]" = field(default_factory=Future)
+
+    @property
+    def size(self) -> int:
+        return sum(x.nbytes for x in self.inputs)
 
     def goes_with(self, other: "_Job") -> bool:
         """Whether the two can be one batch: all but their numbers of rows is equal."""
@@ -89,10 +95,10 @@ class Batcher:
         with self._changed:
             if self._closed:
                 raise Closed
-            if len(self._waiting) >= self.options.capacity:
+            if self._full(job):
                 # Cancelled ones still lie there.
                 self._waiting = deque(j for j in self._waiting if not j.future.cancelled())
-                if len(self._waiting) >= self.options.capacity:
+                if self._full(job):
                     raise QueueFull
             self._waiting.append(job)
             self._changed.notify_all()
@@ -106,6 +112,10 @@ class Batcher:
         end = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(max(end - time.monotonic(), 0))
+
+    def _full(self, job: _Job) -> bool:
+        size = sum(j.size for j in self._waiting)
+        return len(self._waiting) >= self.options.capacity or size + job.size > self.options.capacity_bytes
 
     def _work(self, predict: Predict) -> None:
         while jobs := self._next():

@@ -19,8 +19,6 @@ from paddleseg_ext.service.security import Security
 from paddleseg_ext.service.servicer import Servicer
 from paddleseg_ext.service.spec import ModelSpec
 
-_LARGEST = 1 << 30  # bytes of one request
-
 
 @dataclass(frozen=True)
 class ServerOptions:
@@ -28,6 +26,7 @@ class ServerOptions:
 
     host, port: 0 is any free port. security: TLS and token. form: how outputs travel. batches: how requests are put
     together. drain_seconds: how long what was accepted may take when the server is stopped. metrics_port: None for none.
+    max_message_bytes: of one request; a larger one is refused.
     """
 
     host: str = "127.0.0.1"
@@ -37,6 +36,7 @@ class ServerOptions:
     batches: BatchOptions = field(default_factory=BatchOptions)
     drain_seconds: float = 30.0
     metrics_port: int | None = None
+    max_message_bytes: int = 1 << 29
 
 
 @dataclass(frozen=True)
@@ -94,11 +94,13 @@ async def running(spec: ModelSpec, predictors: Sequence[Predict], options: Serve
 
 def _server(options: ServerOptions) -> Any:
     settings = [
-        ("grpc.max_receive_message_length", _LARGEST),
+        ("grpc.max_receive_message_length", options.max_message_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),  # or a second server takes half of the first one's calls
     ]
-    return grpc.aio.server(interceptors=[_Gate(options.security)], options=settings)
+    # Each call may hold a whole message before the queue sees it: so many, and as many small ones beside.
+    calls = 2 * options.batches.capacity + 32
+    return grpc.aio.server(interceptors=[_Gate(options.security)], options=settings, maximum_concurrent_rpcs=calls)
 
 
 def _bind(server: Any, options: ServerOptions, credentials: grpc.ServerCredentials | None) -> int:

@@ -40,6 +40,7 @@ _TYPED = {
     **{"INT64": "int64_contents", "UINT8": "uint_contents", "FP32": "fp32_contents", "FP64": "fp64_contents"},
 }
 _LENGTH_DELIMITED = 2
+_MOST_VALUES = 1 << 22  # that may come typed: reading them takes as long as it takes for Python to see each
 _MOST_FIELDS = 4096  # that a message may have at its top; honest ones have a few for each tensor
 
 Header = TypeVar("Header", pb.ModelInferRequest, pb.ModelInferResponse)
@@ -103,6 +104,8 @@ def array(tensor: Any, data: Any | None) -> np.ndarray:
     values = getattr(tensor.contents, _TYPED[tensor.datatype]) if tensor.datatype in _TYPED else ()
     if len(values) != count:
         raise MalformedMessage(f"'{tensor.name}': {list(shape)} takes {count} values, but there are {len(values)}")
+    if count > _MOST_VALUES:
+        raise MalformedMessage(f"'{tensor.name}': more than {_MOST_VALUES} values must come as raw bytes")
     try:
         return np.array(values, dtype).reshape(shape)
     except OverflowError:

@@ -179,3 +179,17 @@ def test_closing_finishes_what_was_accepted_and_refuses_the_rest():
     assert [given[0, 0] for given, _ in results(futures)] == [1, 2, 3]
     closer.join(10)
     assert not closer.is_alive()
+
+
+def test_the_queue_is_bounded_in_bytes_too():
+    model = Recording(held=True)
+    batcher = Batcher([model], BatchOptions(max_rows=1, wait_seconds=0, capacity_bytes=4 * 3 * 10))
+    futures = [batcher.submit(rows(0, 1))]
+    assert model.going.acquire(timeout=10)
+    futures.append(batcher.submit(rows(1, 9)))
+    with pytest.raises(QueueFull):
+        batcher.submit(rows(2, 2))
+    futures.append(batcher.submit(rows(3, 1)))
+    model.go.set()
+    results(futures)
+    batcher.close()

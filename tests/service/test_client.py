@@ -241,3 +241,8 @@ def test_one_value_that_is_not_finite_is_found_among_many(dtype, value):
     assert all_finite(x)
     x[5, 3] = value
     assert not all_finite(x)
+
+
+def test_a_request_beyond_the_servers_limit_is_not_sent_again():
+    with served(max_message_bytes=1 << 20) as server, pytest.raises(TeacherWrong, match="larger than max"):
+        ask(server.endpoint, {"x": np.zeros([1, 3, 400, 400], np.float32)}, ["label"])

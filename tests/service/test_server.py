@@ -288,3 +288,10 @@ def test_a_server_that_is_stopped_finishes_what_it_accepted_and_refuses_the_rest
     stopping.join(20)
     assert not stopping.is_alive() and answers[0][0] is not None
     client.close()
+
+
+def test_a_message_that_is_too_large_is_refused():
+    with served(max_message_bytes=1 << 20) as server, stock.InferenceServerClient(server.endpoint) as client:
+        with pytest.raises(InferenceServerException, match="larger than max"):
+            client.infer("toy", [image(np.zeros([1, 3, 400, 400], np.float32))])
+        client.infer("toy", [image()])
