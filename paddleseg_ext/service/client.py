@@ -74,7 +74,9 @@ def connect(endpoint: str, options: ClientOptions | None = None) -> Transport:
 class GrpcTransport:
     """One teacher at one endpoint over gRPC; used from one asyncio event loop.
 
-    Outputs in BF16, which NumPy does not have, are handed out as float32; others in the type that the server sends.
+    Inputs go to our servers in the type that they have here where it is smaller than the model's: float16 images are half as
+    many bytes as float32 ones. Outputs in BF16, which NumPy does not have, are handed out as float32; others in the type that
+    the server sends.
     """
 
     def __init__(self, endpoint: str, options: ClientOptions, credentials: grpc.ChannelCredentials | None) -> None:
@@ -224,8 +226,9 @@ class GrpcTransport:
                     f"{self.endpoint}: '{spec.name}' takes {spec.datatype} {list(spec.shape)}, "
                     f"but got {x.dtype} {list(x.shape)}"
                 )
-            header.inputs.add(name=spec.name, datatype=spec.datatype, shape=x.shape)
-            message.raw.append(wire.raw(x.astype(wire.DTYPES[spec.datatype], copy=False)))
+            datatype = _travelling(x, spec, model.extras.casts)
+            header.inputs.add(name=spec.name, datatype=datatype, shape=x.shape)
+            message.raw.append(wire.raw(x.astype(wire.DTYPES[datatype], copy=False)))
         for name in names:
             ends = (formats.VALUES, formats.CLASSES) if name in model.extras.classes else ("",)
             for end in ends:
@@ -279,6 +282,12 @@ def _own(x: np.ndarray) -> np.ndarray:
     if x.dtype == wire.DTYPES["BF16"]:
         return x.astype(np.float32)
     return x if x.flags.owndata and x.flags.writeable else x.copy()
+
+
+def _travelling(x: np.ndarray, spec: TensorSpec, casts: bool) -> str:
+    """The data type in which an input is sent: its own where that is smaller and the server turns it into the model's."""
+    own = wire.datatype(x.dtype)
+    return own if casts and own and x.itemsize < wire.DTYPES[spec.datatype].itemsize else spec.datatype
 
 
 def _spec(tensor: Any) -> TensorSpec:

@@ -19,14 +19,20 @@ PARAMETER = "paddleseg_ext"
 
 @dataclass(frozen=True)
 class Extras:
-    """What the protocol has no field for. aliases: by name. classes: how many an output has that travels as its highest few."""
+    """What the protocol has no field for.
+
+    aliases: by name. classes: how many an output has that travels as its highest few. casts: whether inputs may come in any
+    type that the model's own can hold, such as images in FP16 or UINT8 for FP32.
+    """
 
     aliases: Mapping[str, str] = field(default_factory=dict)
     classes: Mapping[str, int] = field(default_factory=dict)
+    casts: bool = False
 
     def write(self) -> str:
         """As text."""
-        return json.dumps({"aliases": dict(self.aliases), "classes": dict(self.classes)}, sort_keys=True)
+        content = {"aliases": dict(self.aliases), "classes": dict(self.classes), "casts": self.casts}
+        return json.dumps(content, sort_keys=True)
 
     @classmethod
     def read(cls, text: str) -> "Extras":
@@ -39,7 +45,7 @@ class Extras:
             raise ValueError("aliases are no texts")
         if not isinstance(classes, dict) or not all(isinstance(v, int) and 0 < v < 2**16 for v in classes.values()):
             raise ValueError("classes are no numbers")
-        return cls(aliases, classes)
+        return cls(aliases, classes, content.get("casts") is True)
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class OutputForm:
             else:
                 outputs.append(output)
         aliases = {t.name: t.alias for t in (*spec.inputs, *spec.outputs) if t.alias and t.alias != t.name}
-        return replace(spec, outputs=tuple(outputs)), Extras(aliases, classes)
+        return replace(spec, outputs=tuple(outputs)), Extras(aliases, classes, casts=True)
 
     def shortens(self, output: TensorSpec) -> bool:
         """Whether an output travels as its highest classes."""

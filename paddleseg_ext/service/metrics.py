@@ -22,8 +22,8 @@ class Metrics:
         self.registry = registry = CollectorRegistry()
         self.requests = Counter("teacher_requests", "Requests by how they ended", ["status"], registry=registry)
         self.rows = Counter("teacher_rows", "Rows that were answered", registry=registry)
-        self.received = Counter("teacher_received_bytes", "Bytes of tensors that came in", registry=registry)
-        self.sent = Counter("teacher_sent_bytes", "Bytes of tensors that went out", registry=registry)
+        self.received = Counter("teacher_received_bytes", "Bytes of requests that made sense", registry=registry)
+        self.sent = Counter("teacher_sent_bytes", "Bytes of answers", registry=registry)
         self.latency = Histogram(
             "teacher_request_seconds", "From a request's arrival to its answer", buckets=_SECONDS, registry=registry
         )

@@ -45,9 +45,9 @@ class Security:
         ca = _certificates(self.tls_ca) if self.tls_ca else None
         return grpc.ssl_server_credentials([pair], ca, require_client_auth=ca is not None)
 
-    def channel_credentials(self, always: bool = False) -> grpc.ChannelCredentials | None:
+    def channel_credentials(self) -> grpc.ChannelCredentials | None:
         """Of a client, None for plain connections, which it has without any TLS file. Raises ConfigError."""
-        if self.tls_ca is None and self.tls_cert is None and self.tls_key is None and not always:
+        if self.tls_ca is None and self.tls_cert is None and self.tls_key is None:
             return None
         key, cert = self._pair() or (None, None)
         return grpc.ssl_channel_credentials(_certificates(self.tls_ca) if self.tls_ca else None, key, cert)

@@ -1,7 +1,6 @@
 """Models in processes of their own: an engine that holds Python's global lock while it runs would stop the server meanwhile."""
 
 import contextlib
-import json
 import multiprocessing
 import os
 import traceback
@@ -13,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from paddleseg_ext.errors import UserError
-from paddleseg_ext.service import wire
 from paddleseg_ext.service.batching import Predict
+from paddleseg_ext.service.shared import Inbox, Outbox, hear, say
 from paddleseg_ext.service.spec import ModelSpec, TensorSpec
 
 Open = Callable[[], tuple[ModelSpec, Predict]]
@@ -53,8 +52,8 @@ class Worker:
     def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         try:
             self.spec()
-            _send(self._pipe, inputs)
-            return _receive(self._pipe, self._said()["arrays"])
+            self._outbox.send(inputs)
+            return [x.copy() for x in self._inbox.take(self._said())]
         except (EOFError, OSError, UserError):
             self.close()
             code = self._process.exitcode
@@ -73,12 +72,13 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._model = None
         self._pipe, other = context.Pipe()
+        self._outbox, self._inbox = Outbox(self._pipe), Inbox(self._pipe)
         self._process = context.Process(target=_work, args=(other, self._opened), daemon=True)
         self._process.start()
         other.close()
 
     def _said(self) -> Any:
-        said = json.loads(self._pipe.recv_bytes())
+        said = hear(self._pipe)
         if "wrong" in said:
             raise UserError(said["wrong"])
         if "failed" in said:
@@ -93,41 +93,21 @@ def _work(pipe: Connection, opened: Open) -> None:
         try:
             spec, predict = opened()
         except UserError as error:
-            _say(pipe, {"wrong": str(error)})
+            say(pipe, {"wrong": str(error)})
             return
         except Exception:
-            _say(pipe, {"failed": traceback.format_exc()})
+            say(pipe, {"failed": traceback.format_exc()})
             return
-        _say(pipe, asdict(spec))
+        say(pipe, asdict(spec))
+        inbox, outbox = Inbox(pipe), Outbox(pipe)
         while True:
-            _answer(pipe, predict)
-
-
-def _answer(pipe: Connection, predict: Predict) -> None:
-    inputs = _receive(pipe, json.loads(pipe.recv_bytes())["arrays"])
-    try:
-        outputs = predict(inputs)
-    except Exception as error:
-        _say(pipe, {"failed": f"{type(error).__name__}: {error}"})
-    else:
-        _send(pipe, outputs)
-
-
-def _say(pipe: Connection, content: Any) -> None:
-    pipe.send_bytes(json.dumps(content).encode())
-
-
-def _send(pipe: Connection, arrays: Sequence[np.ndarray]) -> None:
-    _say(pipe, {"arrays": [(wire.datatype(x.dtype), x.shape) for x in arrays]})
-    for x in arrays:
-        pipe.send_bytes(wire.raw(x))
-
-
-def _receive(pipe: Connection, described: Any) -> list[np.ndarray]:
-    arrays = [np.empty(shape, wire.DTYPES[datatype]) for datatype, shape in described]
-    for x in arrays:
-        pipe.recv_bytes_into(wire.raw(x))
-    return arrays
+            inputs = inbox.take(hear(pipe))
+            try:
+                outputs = predict(inputs)
+            except Exception as error:
+                say(pipe, {"failed": f"{type(error).__name__}: {error}"})
+            else:
+                outbox.send(outputs)
 
 
 def _spec(said: Any) -> ModelSpec:

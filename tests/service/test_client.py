@@ -1,6 +1,8 @@
 """Our client against our server, and against servers that answer wrongly."""
 
 import asyncio
+import re
+import urllib.request
 
 import grpc
 import numpy as np
@@ -57,6 +59,24 @@ def test_outputs_travel_in_16_bits(form, dtype, error):
         given = ask(server.endpoint, {"x": IMAGES}, ["prediction"])["prediction"]
     assert given.dtype == dtype
     np.testing.assert_allclose(given, toy([IMAGES])[0], rtol=error, atol=error)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "uint8"])
+def test_inputs_that_are_smaller_than_the_models_travel_as_they_are(dtype):
+    images = (10 * np.abs(IMAGES)).astype(dtype)
+    with served(form=OutputForm("FP32"), metrics_port=0) as server:
+        given = ask(server.endpoint, {"x": images}, ["prediction"])["prediction"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics", timeout=10) as page:
+            received = float(re.search(rb"teacher_received_bytes_total ([0-9.]+)", page.read())[1])
+    np.testing.assert_allclose(given, toy([images.astype("float32")])[0], rtol=1e-5, atol=1e-5)
+    assert images.nbytes < received < images.nbytes + 200
+    seen = []
+
+    def note(request):
+        seen.append(request.inputs[0].datatype)
+
+    ask_wrong(lambda said: None, inputs=images, note=note)
+    assert seen == ["FP32"]  # what another server may not do is done here
 
 
 def test_inputs_and_outputs_answer_to_their_aliases():
@@ -125,8 +145,8 @@ def test_nobody_there_is_unavailable_at_once():
 class Wrong(service_pb2_grpc.GRPCInferenceServiceServicer):
     """Describes the toy, answers a right response after `change` has been at it; without the model configuration."""
 
-    def __init__(self, change, wait=0.0):
-        self.change, self.wait = change, wait
+    def __init__(self, change, wait=0.0, note=lambda request: None):
+        self.change, self.wait, self.note = change, wait, note
 
     async def ModelMetadata(self, request, context):
         said = pb.ModelMetadataResponse(name=request.name, versions=["1"])
@@ -139,6 +159,7 @@ class Wrong(service_pb2_grpc.GRPCInferenceServiceServicer):
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "not here")
 
     async def ModelInfer(self, request, context):
+        self.note(request)
         await asyncio.sleep(self.wait)
         said = pb.ModelInferResponse(model_name=request.model_name, id=request.id)
         x = np.frombuffer(request.raw_input_contents[0], "float32").reshape(request.inputs[0].shape)
@@ -149,17 +170,17 @@ class Wrong(service_pb2_grpc.GRPCInferenceServiceServicer):
         return said
 
 
-def ask_wrong(change, seconds=10.0, wait=0.0):
+def ask_wrong(change, seconds=10.0, wait=0.0, inputs=IMAGES, note=lambda request: None):
     """A request to a server that answers wrongly."""
 
     async def run():
         server = grpc.aio.server()
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Wrong(change, wait), server)
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(Wrong(change, wait, note), server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         teacher = connect(f"127.0.0.1:{port}", ClientOptions(model="toy"))
         try:
-            return await teacher.infer({"x": IMAGES}, ["fc_0.tmp_2"], seconds)
+            return await teacher.infer({"x": inputs}, ["fc_0.tmp_2"], seconds)
         finally:
             await teacher.close()
             await server.stop(None)

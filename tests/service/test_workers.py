@@ -81,6 +81,17 @@ def test_it_answers_from_another_process_fails_alone_and_is_replaced_when_it_die
     assert gone(second)
 
 
+def test_arrays_of_every_size_come_through_and_are_the_callers_own(worker):
+    kept = []
+    for shape in ((1, 3, 4, 4), (4, 3, 300, 200), (2, 3, 5, 5), (8, 3, 400, 300)):
+        images = np.random.default_rng(1).normal(size=shape).astype("float32")
+        kept.append((images, worker([images])[0]))
+        worker([images + 1])
+    for images, logits in kept:
+        np.testing.assert_array_equal(logits, toy([images])[0])
+        logits[:] = 0
+
+
 @pytest.mark.parametrize(
     ("kind", "error", "message"),
     [
