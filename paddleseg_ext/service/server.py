@@ -88,7 +88,7 @@ async def running(spec: ModelSpec, predictors: Sequence[Predict], options: Serve
                 servicer.draining = True
                 await state.enter_graceful_shutdown()
                 await servicer.finished(options.drain_seconds)
-                await server.stop(1.0)
+                await server.stop(5.0)  # for answers that are on their way
                 await asyncio.get_running_loop().run_in_executor(None, batcher.close)
 
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import urllib.request
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
@@ -18,6 +19,8 @@ import tritonclient.grpc as stock
 import yaml
 
 from paddleseg_ext.cli import serve
+from paddleseg_ext.cli.serving_model import check_serving_model
+from paddleseg_ext.errors import ConfigError
 from paddleseg_ext.models import build_trained_model
 from paddleseg_ext.models.catalogue import model_config
 from paddleseg_ext.service.client import connect
@@ -217,3 +220,10 @@ def test_a_run_leaves_a_teacher_that_serves_logits_at_their_own_resolution(world
         paddle.to_tensor(given.astype("float32")), whole.shape[2:], mode="bilinear", align_corners=False
     )
     np.testing.assert_allclose(enlarged.numpy(), whole.numpy(), atol=0.01 * float(whole.abs().max()))
+
+
+def test_a_run_that_could_not_be_exported_is_refused_before_it_trains():
+    config = SimpleNamespace(path="student.yml", val_dataset=None)
+    session = SimpleNamespace(args=SimpleNamespace(save_serving_model=""), config=config)
+    with pytest.raises(ConfigError, match="student.yml: --save_serving_model needs the key 'val_dataset'"):
+        check_serving_model(session)
