@@ -27,12 +27,13 @@ class Recorder:
     Args:
         adaptor: names the tensors by keys.
         names: further layers (`layer`, `layer:input`, `layer[1]`, `layer.method()`), which are their own keys.
+        where: what errors say these came from.
 
     Raises (when entered): ConfigError where a name is no layer of the model, with the closest names.
     """
 
-    def __init__(self, adaptor: AdaptorBase, names: Iterable[str] = ()) -> None:
-        self.adaptor, self.names = adaptor, tuple(names)
+    def __init__(self, adaptor: AdaptorBase, names: Iterable[str] = (), where: str = "distill.features") -> None:
+        self.adaptor, self.names, self._where = adaptor, tuple(names), where
         self._owner = type(adaptor).__name__
         self._caught: dict[str, Tensor] = {}
         self._hooks: list[Any] = []
@@ -44,7 +45,7 @@ class Recorder:
                 self._attach(key, spec, f"{self._owner}: '{key}'")
             for name in self.names:
                 if name not in self.specs:
-                    self._attach(name, name, "distill.features")
+                    self._attach(name, name, self._where)
         except BaseException:
             self.__exit__()
             raise

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
@@ -9,10 +10,13 @@ import pytest
 import yaml
 
 from paddleseg_ext import config as configuration
+from paddleseg_ext.cli import export
 from paddleseg_ext.engine.export import predictor, run_predictor
+from paddleseg_ext.errors import ConfigError
 from paddleseg_ext.models import build_model, build_trained_model
 from paddleseg_ext.models.catalogue import model_config
 from tests.cli.conftest import ROOT
+from tests.cli.launch import ToyNet
 
 
 def run(world, *args, code=0):
@@ -59,7 +63,7 @@ def test_a_cnn_is_exported_for_any_size_and_predicts_the_same(world):
     for image in (sample["img"][None].astype("float32"), np.random.default_rng(0).random((2, 3, 128, 64), np.float32)):
         with paddle.no_grad():
             wanted = model(paddle.to_tensor(image))[0].argmax(1).numpy()
-        given = run_predictor(engine, image)
+        (given,) = run_predictor(engine, image)
         assert given.dtype == np.int32 and given.shape == wanted.shape and (given == wanted).mean() > 0.999
 
 
@@ -73,7 +77,7 @@ def test_a_transformer_is_exported_too_at_a_fixed_size_with_probabilities(world)
     image = np.random.default_rng(0).random((1, 3, 64, 96), np.float32)
     with paddle.no_grad():
         wanted = paddle.nn.functional.softmax(model(paddle.to_tensor(image))[0], axis=1).numpy()
-    np.testing.assert_allclose(run_predictor(engine, image), wanted, atol=1e-4)
+    np.testing.assert_allclose(run_predictor(engine, image)[0], wanted, atol=1e-4)
 
 
 def test_exporting_again_replaces_the_files_and_leaves_others(world):
@@ -102,3 +106,34 @@ def test_what_is_wrong_is_named_and_nothing_is_left(world, args, message):
     prepare(world, "FastSCNN")
     assert run(world, *args, code=2).startswith(message)
     assert not (world.folder / "exported").exists() and not list(world.folder.glob(".exported*"))
+
+
+def test_for_serving_logits_come_before_the_last_resize_and_features_by_their_layers():
+    trained = SimpleNamespace(model=ToyNet(3, width=4))
+    trained.model.eval()
+    image = np.random.default_rng(0).random((1, 3, 32, 40), np.float32)
+    args = SimpleNamespace(for_serving=True, features=["conv1"])
+    with export._layer(trained, args, image) as (layer, aliases), paddle.no_grad():
+        logits, feature = layer(paddle.to_tensor(image))
+        whole = trained.model(paddle.to_tensor(image))[0]
+    assert aliases == ["prediction", "conv1"]
+    assert logits.shape == [1, 3, 16, 20] and feature.shape == [1, 4, 16, 20]
+    enlarged = paddle.nn.functional.interpolate(logits, whole.shape[2:], mode="bilinear")
+    np.testing.assert_allclose(enlarged.numpy(), whole.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (["conv3"], "--features: ToyNet has no layer 'conv3'; closest: 'conv2', 'conv1'"),
+        (["conv2"], "--features conv2: these are the logits, which are an output already"),
+    ],
+)
+def test_features_that_cannot_be_are_named(features, message):
+    trained = SimpleNamespace(model=ToyNet(3))
+    trained.model.eval()
+    image = np.random.default_rng(0).random((1, 3, 32, 40), np.float32)
+    args = SimpleNamespace(for_serving=True, features=features)
+    with pytest.raises(ConfigError) as caught, export._layer(trained, args, image):
+        pass
+    assert str(caught.value) == message
