@@ -41,7 +41,7 @@ class Health:
         return self.answers > 0 and self._failures == 0
 
     def deadline(self) -> float:
-        """Seconds to wait for its next answer; more after each that came too late, so that a teacher grown slow is not asked in vain for ever."""
+        """Seconds to wait for its next answer; more after each that came too late, as it may have grown slow for good."""
         return min(max(_SLACK * self.slowest, _LEAST) * 2**self._late, _MOST)
 
     def described(self) -> None:

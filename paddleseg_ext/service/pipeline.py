@@ -112,7 +112,7 @@ class Pipeline:
                 else:
                     held.append(self._send(task))
                     read, self.held = read + 1, len(held)
-                    task = None  # not held here while the caller has it
+                    del task  # the caller alone has it when it is handed out
             if held:
                 self._wait(lambda: bool(self._done(held)), self.options.timeout)
                 one = self._done(held)
@@ -176,7 +176,9 @@ class _Held:
 class _Engine:
     """The thread that talks to teachers."""
 
-    def __init__(self, source: EndpointSource, connect: Connect, outputs: Sequence[str], spec: ModelSpec | None) -> None:
+    def __init__(
+        self, source: EndpointSource, connect: Connect, outputs: Sequence[str], spec: ModelSpec | None
+    ) -> None:
         self.source = source
         self.loop = asyncio.new_event_loop()
         self.changed = threading.Condition()

@@ -216,7 +216,9 @@ class Pool:
             known = teacher.health.left_out
             teacher.health.wrong(now, text)
             if teacher.health.left_out and not known:
-                _log.warning("teacher %s is left out, as it was wrong again and again; at last: %s", teacher.endpoint, text)
+                _log.warning(
+                    "teacher %s is left out, as it was wrong again and again; at last: %s", teacher.endpoint, text
+                )
                 before = False
         elif teacher.ready or teacher.busy:  # else its other requests failed already
             teacher.health.unavailable(now, text, late)

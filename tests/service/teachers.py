@@ -86,7 +86,9 @@ class _Connection:
         teacher._now += 1
         teacher.most = max(teacher.most, teacher._now)
         try:
-            return await self._answer(teacher, teacher.acts(), inputs["x" if "x" in inputs else "img"], outputs, seconds)
+            return await self._answer(
+                teacher, teacher.acts(), inputs["x" if "x" in inputs else "img"], outputs, seconds
+            )
         finally:
             teacher._now -= 1
 

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 import traceback
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -80,7 +81,11 @@ def test_parts_that_do_not_divide_the_rows_come_back_as_one():
 
 
 @given(
-    teachers=st.lists(st.tuples(st.integers(0, 10**6), st.floats(0, 0.7), st.sampled_from([0.0, 0.001, 0.003])), min_size=1, max_size=4),
+    teachers=st.lists(
+        st.tuples(st.integers(0, 10**6), st.floats(0, 0.7), st.sampled_from([0.0, 0.001, 0.003])),
+        min_size=1,
+        max_size=4,
+    ),
     count=st.integers(0, 25),
     rows=st.integers(1, 7),
     part=st.integers(1, 8),
@@ -120,11 +125,11 @@ def test_twenty_joins_and_leaves_in_an_epoch_lose_nothing():
 
 @pytest.mark.parametrize("act", WRONG)
 def test_a_wrong_answer_never_arrives_and_a_teacher_that_is_always_wrong_is_left_out(act, caplog):
-    bad, good = Teacher(lambda: act), Teacher(seconds=0.002)
+    bad, good = Teacher(lambda: act), Teacher(seconds=0.01)
     with caplog.at_level(logging.WARNING):
-        run(World({"bad:1": bad, "good:2": good}), 40)
+        run(World({"bad:1": bad, "good:2": good}), 100)
     assert "bad:1 is left out" in caplog.text
-    assert bad.asked < 12 and sum(good.rows) == 160
+    assert bad.asked < 12 and sum(good.rows) == 400
 
 
 def test_a_teacher_of_another_model_gets_no_work():
@@ -184,6 +189,7 @@ def test_a_failed_teacher_comes_back():
 
 def test_without_a_teacher_it_waits_says_so_and_goes_on_when_one_appears(monkeypatch, caplog):
     monkeypatch.setattr("paddleseg_ext.service.pipeline._SAY", 0.05)
+    monkeypatch.setattr("paddleseg_ext.service.pipeline._LOOK", 0.05)
     world = World({"a:1": Teacher()})
     with pipeline(world) as line, caplog.at_level(logging.WARNING):
         results = line.run(tasks(30))
@@ -251,9 +257,8 @@ def test_an_error_in_the_pipeline_arrives_with_its_traceback():
             connection.infer = infer
             return connection
 
-    with pipeline(Broken({"a:1": Teacher()})) as line:
-        with pytest.raises(ZeroDivisionError) as caught:
-            list(line.run(tasks(3)))
+    with pipeline(Broken({"a:1": Teacher()})) as line, pytest.raises(ZeroDivisionError) as caught:
+        list(line.run(tasks(3)))
     assert "in infer" in "".join(traceback.format_exception(caught.value))
 
 
@@ -305,35 +310,33 @@ def test_two_pipelines_in_one_process_have_each_their_own_teachers():
 
 
 def test_unordered_results_do_not_wait_for_a_slow_one():
-    slow = iter([1.0])
+    times = iter([0.002] * 5 + [0.5])
 
     class Uneven(Teacher):
         @property
         def seconds(self):
-            return next(slow, 0.002)
+            return next(times, 0.002)
 
         @seconds.setter
         def seconds(self, _):
             pass
 
-    numbers = run(World({"a:1": Uneven()}), 20, ordered=False)
-    assert numbers[-1] == 0
+    numbers = run(World({"a:1": Uneven()}), 30, ordered=False)
+    assert numbers[-1] < 12
 
 
 def test_the_answers_of_one_batch_fit_together_where_the_description_leaves_sizes_open():
     """The odd one out of three is wrong, even if it was the first."""
-    from dataclasses import replace
-
     spec = replace(SPEC, outputs=tuple(replace(o, shape=(-1, -1)) for o in SPEC.outputs))
     odd = iter([GOOD])
     world = World(
-        {"odd:1": Teacher(lambda: next(odd, "shape"), spec=spec)}
+        {"odd:1": Teacher(lambda: next(odd, "shape"), seconds=0.003, spec=spec)}
         | {f"t:{i}": Teacher(seconds=0.003, spec=spec) for i in range(2)}
     )
     with pipeline(world) as line:
-        results = list(line.run(tasks(40)))
+        results = list(line.run(tasks(100)))
     wide = [said["prediction"].shape[1] == 2 for _, said in results]
-    assert len(wide) == 40 and all(wide[8:])
+    assert len(wide) == 100 and all(wide[30:])
 
 
 def test_nothing_is_read_twice_for_an_empty_reader():
