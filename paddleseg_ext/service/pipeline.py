@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from paddleseg_ext.errors import NoTeacherError
+from paddleseg_ext.service.endpoints import Rates
 from paddleseg_ext.service.pool import Pool, Request
 from paddleseg_ext.service.spec import ModelSpec
 from paddleseg_ext.service.transport import Connect, EndpointSource
@@ -46,7 +47,8 @@ class Options:
 
     capacity: tasks that are held at most, from being read until they are taken: the bound on memory. ordered: whether they come
     in the order in which they were read, or as they are answered. timeout: seconds without any answer after which waiting
-    ends. spec: what teachers must serve; None: the same as the first to be reached. begin: seconds to reach the first.
+    ends. spec: what teachers must serve; None: the same as the first to be reached. begin: seconds to reach the first;
+    None: `timeout`. rates: counts what each teacher does.
     """
 
     capacity: int = 16
@@ -54,6 +56,7 @@ class Options:
     timeout: float = 300.0
     spec: ModelSpec | None = None
     begin: float | None = None
+    rates: Rates | None = None
 
 
 class Pipeline:
@@ -70,7 +73,7 @@ class Pipeline:
         self, source: EndpointSource, connect: Connect, outputs: Sequence[str], options: Options | None = None
     ) -> None:
         self.options = options or Options()
-        self._engine = _Engine(source, connect, outputs, self.options.spec)
+        self._engine = _Engine(source, connect, outputs, self.options)
         self._numbers = itertools.count()
         self.held = 0
         """Tasks that have been read and not yet taken."""
@@ -176,13 +179,11 @@ class _Held:
 class _Engine:
     """The thread that talks to teachers."""
 
-    def __init__(
-        self, source: EndpointSource, connect: Connect, outputs: Sequence[str], spec: ModelSpec | None
-    ) -> None:
+    def __init__(self, source: EndpointSource, connect: Connect, outputs: Sequence[str], options: Options) -> None:
         self.source = source
         self.loop = asyncio.new_event_loop()
         self.changed = threading.Condition()
-        self.pool = Pool(source, connect, outputs, spec, self._notify)
+        self.pool = Pool(source, connect, outputs, options.spec, self._notify, options.rates)
         self.fault: BaseException | None = None
         # A daemon, so that a process that ends without closing is not kept.
         self.thread = threading.Thread(target=self._run, name="teachers", daemon=True)

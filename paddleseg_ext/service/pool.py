@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from paddleseg_ext.service.answers import Checks
+from paddleseg_ext.service.endpoints import Rates
 from paddleseg_ext.service.health import Health
 from paddleseg_ext.service.spec import ModelSpec
 from paddleseg_ext.service.transport import (
@@ -67,6 +68,7 @@ class Pool:
         outputs: what is wanted of them.
         spec: what they must serve; None: what the first one to answer serves.
         changed: called in the event loop whenever something has changed that somebody may wait for.
+        rates: counts what each teacher does.
     """
 
     def __init__(
@@ -76,8 +78,10 @@ class Pool:
         outputs: Sequence[str],
         spec: ModelSpec | None,
         changed: Callable[[], None],
+        rates: Rates | None = None,
     ) -> None:
         self.source, self.connect, self.outputs, self.spec, self.changed = source, connect, outputs, spec, changed
+        self.rates = rates or Rates()
         self.described = False  # whether any teacher has been reached
         self.answers = 0
         self._teachers: dict[str, _Teacher] = {}
@@ -184,6 +188,7 @@ class Pool:
             if problem:
                 raise TeacherWrong(f"{teacher.endpoint}: {problem}")
             teacher.health.answered(time.monotonic() - started, together)
+            self.rates.note(teacher.endpoint, len(next(iter(inputs.values()))))
             self._answered(request, answer)
         except (TeacherError, asyncio.TimeoutError) as error:
             self._failed(teacher, error, time.monotonic() - started >= 0.9 * deadline)
