@@ -18,7 +18,10 @@ MAY_IMPORT = {
     "models": {"config", "registry"},
     "data": {"config", "registry"},
     "distill": {"config", "registry", "losses", "models.weights"},
-    "inference": {"config", "models", "distill.recorder", "distill.adaptor", "distill.user_file"},
+    "inference": {
+        *("config", "models", "distill.recorder", "distill.adaptor", "distill.user_file"),
+        *("service.spec", "service.formats", "service.wire"),
+    },
     "static": {"compat.old_ir_ops", "losses.functional", "models.safe_load"},
     "service": set(),
     "teachers": {"distill.recorder", "distill.own_resolution", "inference", "service"},

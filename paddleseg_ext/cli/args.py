@@ -1,6 +1,7 @@
 """Every flag, once. Names, meanings and defaults are PaddleSeg's where it has the flag."""
 
 import argparse
+from pathlib import Path
 
 from paddleseg_ext.config import ENGINES
 
@@ -19,12 +20,12 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add("--batch_size", type=int, help="images per batch of one card or CPU process; default: the file's")
     add("--learning_rate", type=float, help="start of the schedule; default: the file's")
     add("--save_dir", default="./output", help="folder for checkpoints, metrics and pictures")
-    add("--save_interval", type=_positive, default=1000, help="iterations between checkpoints (and evaluations)")
+    add("--save_interval", type=positive, default=1000, help="iterations between checkpoints (and evaluations)")
     add("--keep_checkpoint_max", type=int, default=5, help="newest checkpoints to keep; 0 keeps all")
     add("--resume_model", help="a checkpoint folder save_dir/iter_N to go on from, or 'auto' for the newest if any")
     add("--do_eval", action="store_true", help="evaluate at every checkpoint and keep the best model")
     add("--use_vdl", action="store_true", help="write curves and pictures for VisualDL into save_dir")
-    add("--log_iters", type=_positive, default=10, help="iterations between log lines")
+    add("--log_iters", type=positive, default=10, help="iterations between log lines")
     add("--num_workers", type=int, default=0, help="processes that read training data; 0 reads in this one")
     add("--seed", type=int, help="random seed; default: a new one, which is logged")
     add_device(parser)
@@ -110,11 +111,21 @@ def add_trained_model(parser: argparse.ArgumentParser) -> None:
     add("--flip_horizontal", action="store_true", help="of --aug_eval")
     add("--flip_vertical", action="store_true", help="of --aug_eval")
     add("--is_slide", action="store_true", help="by a sliding window; needs --crop_size and --stride")
-    add("--crop_size", type=_positive, nargs=2, metavar=("WIDTH", "HEIGHT"), help="of the window, in pixels")
-    add("--stride", type=_positive, nargs=2, metavar=("X", "Y"), help="of the window, in pixels")
+    add("--crop_size", type=positive, nargs=2, metavar=("WIDTH", "HEIGHT"), help="of the window, in pixels")
+    add("--stride", type=positive, nargs=2, metavar=("X", "Y"), help="of the window, in pixels")
 
 
-def _positive(text: str) -> int:
+def add_security(parser: argparse.ArgumentParser) -> None:
+    """How a connection to or from a teacher is protected."""
+    add = parser.add_argument
+    add("--tls_cert", type=Path, help="PEM file with this side's certificate")
+    add("--tls_key", type=Path, help="PEM file with its key, not encrypted")
+    add("--tls_ca", type=Path, help="PEM file with whom to trust; a server with it asks clients for certificates")
+    add("--token_file", type=Path, help="file whose only line is a secret that comes with every call")
+
+
+def positive(text: str) -> int:
+    """At least 1, for argparse."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"at least 1 is expected, but got {value}")

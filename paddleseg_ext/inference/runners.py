@@ -16,27 +16,51 @@ Runner = Callable[[Tensor], Sequence[Tensor]]
 _BF16 = {"conv2d", "fused_conv2d", "depthwise_conv2d"}
 
 
-def paddle_runner(folder: Path, precision: str, threads: int) -> Runner:
-    """paddle.inference: on a CPU with oneDNN, on a GPU natively; tensors stay on the device."""
-    from paddle.inference import Config, PrecisionType, create_predictor
+def paddle_config(
+    model: Path, params: Path | None, precision: str, threads: int, gpu: int | None, *, mem_optim: bool = False
+) -> Any:
+    """paddle.inference's settings: on a CPU with oneDNN, which does not take PIR's files, on a GPU (its number) natively."""
+    from paddle.inference import Config, PrecisionType
 
-    config = Config(str(folder / "model.pdmodel"), str(folder / "model.pdiparams"))
+    config = Config(str(model), str(params))
     config.disable_glog_info()
-    if paddle.get_device().startswith("gpu"):
-        number = int(paddle.get_device().split(":")[1])
+    config.enable_memory_optim(mem_optim)
+    if gpu is not None:
         kind = PrecisionType.Half if precision == "fp16" else PrecisionType.Float32
-        config.enable_use_gpu(256, number, kind)
-    else:
-        config.disable_gpu()
-        config.enable_mkldnn()
-        config.set_mkldnn_cache_capacity(4)
-        config.set_cpu_math_library_num_threads(threads)
-        if precision == "bf16":
-            config.enable_mkldnn_bfloat16()
-            config.set_bfloat16_op(_BF16)
-    predictor = create_predictor(config)
+        config.enable_use_gpu(256, gpu, kind)
+        return config
+    config.disable_gpu()
+    config.set_cpu_math_library_num_threads(threads)
+    if model.suffix == ".json":
+        config.disable_mkldnn()
+        return config
+    config.enable_mkldnn()
+    config.set_mkldnn_cache_capacity(4)
+    if precision == "bf16":
+        config.enable_mkldnn_bfloat16()
+        config.set_bfloat16_op(_BF16)
+    return config
+
+
+def paddle_runner(folder: Path, precision: str, threads: int) -> Runner:
+    """paddle.inference; tensors stay on the device."""
+    from paddle.inference import create_predictor
+
+    device = paddle.get_device()
+    gpu = int(device.split(":")[1]) if device.startswith("gpu") else None
+    files = folder / "model.pdmodel", folder / "model.pdiparams"
+    predictor = create_predictor(paddle_config(*files, precision, threads, gpu))
     # What it gives lies in its own memory, where the next run writes.
     return lambda images: [x.clone() for x in predictor.run([images])]
+
+
+def openvino_options(precision: str, threads: int) -> dict[str, Any]:
+    """OpenVINO's settings."""
+    return {
+        "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "fp32": "f32"}[precision],
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
 
 
 def openvino_runner(folder: Path, precision: str, threads: int) -> Runner:
@@ -44,11 +68,7 @@ def openvino_runner(folder: Path, precision: str, threads: int) -> Runner:
     import openvino
 
     core = openvino.Core()
-    options = {
-        "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "fp32": "f32"}[precision],
-        "INFERENCE_NUM_THREADS": threads,
-        "PERFORMANCE_HINT": "LATENCY",
-    }
+    options = openvino_options(precision, threads)
     compiled: dict[tuple[int, ...], Any] = {}
 
     def run(images: Tensor) -> list[Tensor]:

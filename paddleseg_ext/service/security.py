@@ -27,6 +27,13 @@ class Security:
     tls_ca: Path | None = None
     token: str = ""
 
+    @classmethod
+    def of(
+        cls, tls_cert: Path | None, tls_key: Path | None, tls_ca: Path | None, token_file: Path | None
+    ) -> "Security":
+        """From the flags of a command. Raises ConfigError where the token cannot be read."""
+        return cls(tls_cert, tls_key, tls_ca, read_token(token_file) if token_file else "")
+
     def server_credentials(self) -> grpc.ServerCredentials | None:
         """Of a server, None for plain connections. Raises ConfigError."""
         if self.tls_cert is None and self.tls_key is None:

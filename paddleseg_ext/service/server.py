@@ -1,0 +1,131 @@
+"""A server of the Open Inference Protocol over gRPC for one model."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+
+from paddleseg_ext.errors import ConfigError
+from paddleseg_ext.service import formats, wire
+from paddleseg_ext.service.batching import Batcher, BatchOptions, Predict
+from paddleseg_ext.service.metrics import Metrics
+from paddleseg_ext.service.security import Security
+from paddleseg_ext.service.servicer import Servicer
+from paddleseg_ext.service.spec import ModelSpec
+
+_LARGEST = 1 << 30  # bytes of one request
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Where and how a model is served.
+
+    host, port: 0 is any free port. security: TLS and token. form: how outputs travel. batches: how requests are put
+    together. drain_seconds: how long what was accepted may take when the server is stopped. metrics_port: None for none.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 9292
+    security: Security = field(default_factory=Security)
+    form: formats.OutputForm = field(default_factory=formats.OutputForm)
+    batches: BatchOptions = field(default_factory=BatchOptions)
+    drain_seconds: float = 30.0
+    metrics_port: int | None = None
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that answers. endpoint: `host:port`. spec: what a student gets of it. metrics_port: None for none."""
+
+    endpoint: str
+    spec: ModelSpec
+    metrics_port: int | None
+
+
+@contextlib.asynccontextmanager
+async def running(spec: ModelSpec, predictors: Sequence[Predict], options: ServerOptions) -> AsyncIterator[Running]:
+    """Serve a model while the context lasts.
+
+    At its end the server refuses new requests, finishes those that it accepted, and goes.
+
+    Args:
+        spec: the model, with what its predictors give.
+        predictors: each is run by a thread of its own.
+
+    Raises:
+        ConfigError: a port is in use, or a file of TLS is wrong.
+    """
+    credentials = options.security.server_credentials()
+    waiting: list[Batcher] = []
+    metrics = Metrics(lambda: sum(map(len, waiting)))
+    batched = all(t.shape and t.shape[0] < 0 for t in (*spec.inputs, *spec.outputs))
+    with metrics.shown(options.host, options.metrics_port) as metrics_port:
+        server = _server(options)
+        try:
+            port = _bind(server, options, credentials)
+        except BaseException:
+            await server.stop(None)
+            raise
+        batcher = Batcher(predictors, options.batches, batched=batched, observe=metrics.ran)
+        waiting.append(batcher)
+        with ThreadPoolExecutor(2, "answers") as threads:
+            servicer = Servicer(spec, batcher, options.form, metrics, threads)
+            state = health.HealthServicer()
+            servicer.add_to(server)
+            health_pb2_grpc.add_HealthServicer_to_server(state, server)
+            await server.start()
+            for name in ("", wire.SERVICE, spec.name):
+                await state.set(name, health_pb2.HealthCheckResponse.SERVING)
+            try:
+                yield Running(f"{options.host}:{port}", options.form.seen(spec), metrics_port)
+            finally:
+                servicer.draining = True
+                await state.enter_graceful_shutdown()
+                await servicer.finished(options.drain_seconds)
+                await server.stop(1.0)
+                await asyncio.get_running_loop().run_in_executor(None, batcher.close)
+
+
+def _server(options: ServerOptions) -> Any:
+    settings = [
+        ("grpc.max_receive_message_length", _LARGEST),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.so_reuseport", 0),  # or a second server takes half of the first one's calls
+    ]
+    return grpc.aio.server(interceptors=[_Gate(options.security)], options=settings)
+
+
+def _bind(server: Any, options: ServerOptions, credentials: grpc.ServerCredentials | None) -> int:
+    address = f"{options.host}:{options.port}"
+    try:
+        port = (
+            server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
+        )
+    except RuntimeError:
+        port = 0
+    if not port:
+        raise ConfigError(f"--port {options.port}: {address} is in use or is no address of this machine")
+    return port
+
+
+class _Gate(grpc.aio.ServerInterceptor):
+    """Lets calls with the token pass, and those that ask for health, which say nothing of the model."""
+
+    def __init__(self, security: Security) -> None:
+        self.security = security
+
+    async def intercept_service(self, continuation: Any, details: Any) -> Any:
+        open_to_all = details.method.startswith("/grpc.health.v1.Health/")
+        if open_to_all or self.security.admits(details.invocation_metadata or ()):
+            return await continuation(details)
+
+        async def refuse(_request: Any, context: Any) -> None:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token is missing or wrong")
+
+        return grpc.unary_unary_rpc_method_handler(refuse)
