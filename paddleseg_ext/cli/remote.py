@@ -16,6 +16,7 @@ from paddleseg_ext.service.client import ClientOptions, connector
 from paddleseg_ext.service.endpoints import FixedEndpoints, OpenSource, Rates, discovery
 from paddleseg_ext.service.pipeline import Options, Pipeline
 from paddleseg_ext.service.probe import probe
+from paddleseg_ext.service.security import Security
 from paddleseg_ext.service.spec import ModelSpec, TensorSpec, find
 from paddleseg_ext.service.transport import Connect
 from paddleseg_ext.teachers.remote import RemoteTeacher, Service
@@ -27,15 +28,27 @@ _BEGIN = 10.0  # seconds that teachers of a fixed address may take to be there
 
 
 def is_served(args: argparse.Namespace) -> bool:
-    """Whether the flags name teachers on other machines. Raises ConfigError where they contradict each other."""
-    if args.discovery and not args.teacher_service or args.teacher_service and not args.discovery:
+    """Whether the flags name teachers on other machines."""
+    return bool(args.distill_teachers or args.discovery or args.teacher_service)
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Raises ConfigError where flags contradict each other or cannot be."""
+    if bool(args.discovery) != bool(args.teacher_service):
         given, missing = ("discovery", "teacher_service") if args.discovery else ("teacher_service", "discovery")
         raise ConfigError(f"--{given} needs --{missing} too")
     if args.distill_teachers and args.discovery:
         raise ConfigError("--distill_teachers names the teachers and --discovery finds them; leave out one of the two")
     if args.teacher_timeout <= 0:
         raise ConfigError(f"--teacher_timeout: more than 0 seconds are expected, but got {args.teacher_timeout:g}")
-    return bool(args.distill_teachers or args.discovery)
+    if args.teacher_engine not in (None, "auto"):
+        raise ConfigError(f"--teacher_engine {args.teacher_engine}: teachers on other machines choose their own")
+    if args.distill_teachers:
+        addresses.endpoints("--distill_teachers", args.distill_teachers)
+    else:
+        addresses.endpoints("--discovery", args.discovery)
+        addresses.service_name("--teacher_service", args.teacher_service)
+    _security(args).channel_credentials()
 
 
 def open_service_member(session: Session, features: Sequence[FeaturePair], batch: Batch) -> Member:
@@ -53,32 +66,44 @@ def open_service_member(session: Session, features: Sequence[FeaturePair], batch
     if distill.kind != "model" or distill.teachers:
         what = "teachers" if distill.teachers else f"teacher: {distill.kind}"
         raise ConfigError(f"{where}: {session.config.path} has distill.{what} already; leave out one of the two")
-    if args.teacher_engine not in (None, "auto"):
-        raise ConfigError(f"--teacher_engine {args.teacher_engine}: teachers on other machines choose their own")
-    file = configuration.load(args.teacher_config, opts=args.teacher_opts, model_only=True) if args.teacher_config else None
+    check_flags(args)
+    file = (
+        configuration.load(args.teacher_config, opts=args.teacher_opts, model_only=True)
+        if args.teacher_config
+        else None
+    )
     service = _open(args, where, batch)
     _log.info("%s serve '%s' %s", where, service.spec.name, ", ".join(map(_words, service.spec.outputs)))
     wanted = {key: pair for pair in features for key in names(pair.teacher)}
     by_key = {key: _output(where, service.spec, key, pair) for key, pair in wanted.items()}
     rest = [tensor for tensor in service.spec.outputs if tensor not in by_key.values()]
     if not rest or len(rest[0].shape) != 4:
-        raise ConfigError(f"{where}: '{service.spec.name}' gives no map of logits, only {_words((rest or ['nothing'])[0])}")
+        said = _words(rest[0]) if rest else "features"
+        raise ConfigError(f"{where}: '{service.spec.name}' gives no map of logits, only {said}")
     # Maps like the first; others are features that nobody asked for.
     logits = [t.name for t in rest if len(t.shape) == 4 and t.shape[1] == rest[0].shape[1]]
     classes, class_map = rest[0].shape[1], None
     _check_classes(session, where, rest[0], file)
     if distill.class_map is not None:
-        class_map = ClassMap(distill.class_map, classes, facts.num_classes, facts.ignore_index, f"{session.config.path}: distill.class_map")
+        class_map = ClassMap(
+            distill.class_map,
+            classes,
+            facts.num_classes,
+            facts.ignore_index,
+            f"{session.config.path}: distill.class_map",
+        )
     teacher = RemoteTeacher(service, logits, {key: tensor.name for key, tensor in by_key.items()})
     return Member("teacher", 1.0, teacher, None, None, file, None, class_map)
 
 
 def _open(args: argparse.Namespace, where: str, batch: Batch) -> Service:
     """Find the teachers and learn what they serve."""
-    connect = connector(ClientOptions(args.teacher_model, security=security(args)))
+    connect = connector(ClientOptions(args.teacher_model, security=_security(args)))
     open_source, spec = _fixed(args, where, connect) if args.distill_teachers else _discovered(args, where, connect)
     if len(spec.inputs) != 1:
-        raise ConfigError(f"{where}: '{spec.name}' takes {', '.join(map(_words, spec.inputs))}, but only images are sent")
+        raise ConfigError(
+            f"{where}: '{spec.name}' takes {', '.join(map(_words, spec.inputs))}, but only images are sent"
+        )
     [image] = spec.inputs
     shape = list(batch.images.shape)
     fits = len(image.shape) == 4 and all(w in (-1, size) for w, size in zip(image.shape[1:], shape[1:], strict=True))
@@ -98,7 +123,7 @@ def _fixed(args: argparse.Namespace, where: str, connect: Connect) -> tuple[Open
 def _discovered(args: argparse.Namespace, where: str, connect: Connect) -> tuple[OpenSource, ModelSpec]:
     servers = addresses.endpoints("--discovery", args.discovery)
     name = addresses.service_name("--teacher_service", args.teacher_service)
-    open_source, rates = discovery(servers, name, args.teachers_at_most, security(args)), Rates()
+    open_source, rates = discovery(servers, name, args.teachers_at_most, _security(args)), Rates()
     source = open_source(rates)
     if hasattr(source, "wait"):
         source.wait(min(_BEGIN, args.teacher_timeout))
@@ -107,6 +132,10 @@ def _discovered(args: argparse.Namespace, where: str, connect: Connect) -> tuple
             return open_source, pipeline.spec()
     except NoTeacherError as error:
         raise NoTeacherError(f"{where} --teacher_service {name}: {error}") from None
+
+
+def _security(args: argparse.Namespace) -> Security:
+    return Security.of(args.tls_cert, args.tls_key, args.tls_ca, args.token_file)
 
 
 def _output(where: str, spec: ModelSpec, key: str, pair: FeaturePair) -> TensorSpec:

@@ -194,7 +194,9 @@ def _hooks(
     name: str,
     teacher: nn.Layer | None,
 ) -> tuple[list[Hook], CheckpointHook]:
-    """The order matters, and the one that saves is last: whether to stop, whether the losses are sound and how good the model is are known before it is saved."""
+    """The one that saves is to be the last: whether to stop, whether the losses are sound and how good the model is are known
+    before it is saved.
+    """
     args, config, val, first = session.args, session.config, session.data.val, env.rank() == 0
     folder, interval = Path(args.save_dir), args.save_interval
     visual = VisualLog(folder if args.use_vdl and first else None)

@@ -39,9 +39,7 @@ def probe(
     return first[1], away
 
 
-async def _ask_all(
-    endpoints: Sequence[str], connect: Connect, end: float
-) -> dict[str, ModelSpec | TeacherError]:
+async def _ask_all(endpoints: Sequence[str], connect: Connect, end: float) -> dict[str, ModelSpec | TeacherError]:
     answers = await asyncio.gather(*(_ask(endpoint, connect, end) for endpoint in endpoints))
     return dict(zip(endpoints, answers, strict=True))
 

@@ -7,7 +7,6 @@ import sys
 import threading
 from pathlib import Path
 
-SCRIPT = Path(__file__).with_name("toy_server.py")
 _START = 30.0  # seconds
 
 
@@ -18,11 +17,14 @@ def free_port() -> int:
 
 
 class ToyServer:
-    """One teacher's process. It ends with ours, as its standard input does."""
+    """One teacher's process, which says READY and its endpoint. It ends with ours, as its standard input does."""
 
-    def __init__(self, seconds=0.002, kind="double", port=0):
+    script = Path(__file__).with_name("toy_server.py")
+
+    def __init__(self, seconds=0.002, kind="double", port=0, words=None):
+        words = [port, seconds, kind] if words is None else words
         self.process = subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(port), str(seconds), kind],
+            [sys.executable, str(self.script), *map(str, words)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
