@@ -13,7 +13,7 @@ import paddle
 from paddle import nn
 
 from paddleseg_ext.cli.engines import faster
-from paddleseg_ext.cli.remote import is_served, open_service_member
+from paddleseg_ext.cli.remote import is_served, open_service_member, show_service
 from paddleseg_ext.cli.teachers import Member, open_teachers, show_teacher
 from paddleseg_ext.cli.training import Session, build_task_loss, train
 from paddleseg_ext.config import FeaturePair
@@ -64,7 +64,7 @@ def open_distillation(session: Session, student: nn.Layer, user: UserDistillatio
         layers = [name for pair in config.distill.features for name in names(pair.student)]
         caught = stack.enter_context(Recorder(user.student_adaptor(student), [*layers, *own.values()]))
         if is_served(session.args):
-            members = [open_service_member(session, features, batch)]
+            members = [open_service_member(session, features, user.teacher_adaptor, batch)]
         else:
             members = open_teachers(session, student, user.teacher_adaptor, batch, stack)
 
@@ -97,6 +97,9 @@ def train_distilled(session: Session, student: nn.Layer, distillation: Distillat
     fixed = [member for member in members if member.is_fixed]
     for member in fixed:
         show_teacher(session, member)
+    for member in members:
+        if isinstance(member.teacher, RemoteTeacher):
+            show_service(session, member)
     # The student's own past is no part of the step, but of what resuming needs.
     past = [member.model for member in members if member.config is None and member.model is not None]
     shown = fixed[0].model if fixed and fixed[0].class_map is None else None

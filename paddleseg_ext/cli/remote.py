@@ -2,12 +2,16 @@
 
 import argparse
 import logging
+import re
 from collections.abc import Sequence
 
+from paddle import nn
+
 from paddleseg_ext import config as configuration
-from paddleseg_ext.cli.teachers import Member
+from paddleseg_ext.cli.teachers import Member, measure
 from paddleseg_ext.cli.training import Session
 from paddleseg_ext.config import Config, FeaturePair
+from paddleseg_ext.distill.adaptor import AdaptorBase
 from paddleseg_ext.distill.class_map import ClassMap
 from paddleseg_ext.distill.distiller import names
 from paddleseg_ext.errors import ConfigError, NoTeacherError, closest
@@ -19,7 +23,7 @@ from paddleseg_ext.service.probe import probe
 from paddleseg_ext.service.security import Security
 from paddleseg_ext.service.spec import ModelSpec, TensorSpec, find
 from paddleseg_ext.service.transport import Connect
-from paddleseg_ext.teachers.remote import RemoteTeacher, Service
+from paddleseg_ext.teachers.remote import RemoteTeacher, ServedLayer, Service
 from paddleseg_ext.types import Batch
 
 _log = logging.getLogger(__name__)
@@ -51,11 +55,14 @@ def check_flags(args: argparse.Namespace) -> None:
     _security(args).channel_credentials()
 
 
-def open_service_member(session: Session, features: Sequence[FeaturePair], batch: Batch) -> Member:
+def open_service_member(
+    session: Session, features: Sequence[FeaturePair], adaptor: type[AdaptorBase], batch: Batch
+) -> Member:
     """The served teacher, checked against the student's file.
 
     Args:
-        features: the pairs of features, whose teacher's side names outputs of the service.
+        features: the pairs of features, whose teacher's side names outputs of the service, or keys of the adaptor.
+        adaptor: names the layers that its keys mean.
         batch: images as the student sees them.
 
     Raises:
@@ -75,15 +82,13 @@ def open_service_member(session: Session, features: Sequence[FeaturePair], batch
     service = _open(args, where, batch)
     _log.info("%s serve '%s' %s", where, service.spec.name, ", ".join(map(_words, service.spec.outputs)))
     wanted = {key: pair for pair in features for key in names(pair.teacher)}
-    by_key = {key: _output(where, service.spec, key, pair) for key, pair in wanted.items()}
-    rest = [tensor for tensor in service.spec.outputs if tensor not in by_key.values()]
-    if not rest or len(rest[0].shape) != 4:
-        said = _words(rest[0]) if rest else "features"
-        raise ConfigError(f"{where}: '{service.spec.name}' gives no map of logits, only {said}")
-    # Maps like the first; others are features that nobody asked for.
-    logits = [t.name for t in rest if len(t.shape) == 4 and t.shape[1] == rest[0].shape[1]]
-    classes, class_map = rest[0].shape[1], None
-    _check_classes(session, where, rest[0], file)
+    layers = _layers(adaptor)
+    by_key = {key: _output(where, service.spec, (key, layers.get(key, key)), pair) for key, pair in wanted.items()}
+    logits = _logits(service.spec, list(by_key.values()))
+    if not logits:
+        raise ConfigError(f"{where}: '{service.spec.name}' gives no map of logits besides the features")
+    classes, class_map = logits[0].shape[1], None
+    _check_classes(session, where, logits[0], file)
     if distill.class_map is not None:
         class_map = ClassMap(
             distill.class_map,
@@ -92,8 +97,16 @@ def open_service_member(session: Session, features: Sequence[FeaturePair], batch
             facts.ignore_index,
             f"{session.config.path}: distill.class_map",
         )
-    teacher = RemoteTeacher(service, logits, {key: tensor.name for key, tensor in by_key.items()})
+    teacher = RemoteTeacher(
+        service, [tensor.name for tensor in logits], {key: tensor.name for key, tensor in by_key.items()}
+    )
     return Member("teacher", 1.0, teacher, None, None, file, None, class_map)
+
+
+def show_service(session: Session, member: Member) -> None:
+    """With --do_eval, measure the served teacher as one in this process."""
+    assert isinstance(member.teacher, RemoteTeacher)
+    measure(session, member, ServedLayer(member.teacher))
 
 
 def _open(args: argparse.Namespace, where: str, batch: Batch) -> Service:
@@ -128,7 +141,7 @@ def _discovered(args: argparse.Namespace, where: str, connect: Connect) -> tuple
     if hasattr(source, "wait"):
         source.wait(min(_BEGIN, args.teacher_timeout))
     try:
-        with Pipeline(source, connect, [], Options(timeout=args.teacher_timeout)) as pipeline:
+        with Pipeline(source, connect, Options(timeout=args.teacher_timeout)) as pipeline:
             return open_source, pipeline.spec()
     except NoTeacherError as error:
         raise NoTeacherError(f"{where} --teacher_service {name}: {error}") from None
@@ -138,14 +151,33 @@ def _security(args: argparse.Namespace) -> Security:
     return Security.of(args.tls_cert, args.tls_key, args.tls_ca, args.token_file)
 
 
-def _output(where: str, spec: ModelSpec, key: str, pair: FeaturePair) -> TensorSpec:
-    tensor = find(spec.outputs, key)
-    if tensor is None:
-        known = {name for output in spec.outputs for name in (output.name, output.alias) if name}
-        raise ConfigError(
-            f"{pair.where}: the model that {where} serve has no output '{key}' for the teacher's feature{closest(key, known)}"
-        )
-    return tensor
+def _layers(adaptor: type[AdaptorBase]) -> dict[str, str]:
+    """The names of layers that a TeacherAdaptor gives without having its model."""
+    try:
+        mapping = adaptor(nn.Layer()).mapping_layers()
+    except AttributeError:  # it looks into the model
+        return {}
+    return {key: name for key, name in mapping.items() if isinstance(name, str)}
+
+
+def _output(where: str, spec: ModelSpec, names: Sequence[str], pair: FeaturePair) -> TensorSpec:
+    """The output that has one of these names."""
+    for name in names:
+        tensor = find(spec.outputs, name)
+        if tensor is not None:
+            return tensor
+    known = {name for output in spec.outputs for name in (output.name, output.alias) if name}
+    said = " or ".join(f"'{name}'" for name in dict.fromkeys(names))
+    raise ConfigError(
+        f"{pair.where}: the model that {where} serve has no output {said} for the teacher's feature{closest(names[-1], known)}"
+    )
+
+
+def _logits(spec: ModelSpec, features: Sequence[TensorSpec]) -> list[TensorSpec]:
+    """The outputs that are maps of logits: by the alias that our exports give them, else all that are like the first."""
+    maps = [t for t in spec.outputs if len(t.shape) == 4 and t not in features]
+    named = [t for t in maps if re.fullmatch(r"prediction(_[0-9]+)?", t.alias)]
+    return named or [t for t in maps if t.shape[1] == maps[0].shape[1]]
 
 
 def _check_classes(session: Session, where: str, logits: TensorSpec, file: Config | None) -> None:

@@ -85,11 +85,16 @@ def show_teacher(session: Session, member: Member) -> None:
         _log.warning("the %s has no weights: %s has no model.pretrained", member.name, member.config.path)
     elif member.report.matched < _FEW_WEIGHTS * member.report.total:
         _log.warning("the %s's weights hardly fit: %s", member.name, member.report)
+    measure(session, member, member.model)
+
+
+def measure(session: Session, member: Member, model: nn.Layer) -> None:
+    """With --do_eval, show how good a teacher is by this model of it; warn where it seems not to be trained."""
     limit = session.args.teacher_eval_images
     if session.data.val is None or limit == 0 or member.class_map is not None:
         return
     options = {"precision": session.args.precision, "num_workers": session.args.num_workers, "limit": limit}
-    metrics = evaluate_with_bar(member.model, session.data.val, session.config.test_config, member.name, **options)
+    metrics = evaluate_with_bar(model, session.data.val, session.config.test_config, member.name, **options)
     if env.rank() == 0:
         _log.info("[%s] %s", member.name.upper(), metrics)
     if metrics.miou < _NEAR_CHANCE * metrics.chance:

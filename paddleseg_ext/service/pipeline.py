@@ -65,15 +65,12 @@ class Pipeline:
     Args:
         source: who teaches; closed with the pipeline.
         connect: how they are reached.
-        outputs: what is wanted of them, by name or alias.
         options: default Options().
     """
 
-    def __init__(
-        self, source: EndpointSource, connect: Connect, outputs: Sequence[str], options: Options | None = None
-    ) -> None:
+    def __init__(self, source: EndpointSource, connect: Connect, options: Options | None = None) -> None:
         self.options = options or Options()
-        self._engine = _Engine(source, connect, outputs, self.options)
+        self._engine = _Engine(source, connect, self.options)
         self._numbers = itertools.count()
         self.held = 0
         """Tasks that have been read and not yet taken."""
@@ -93,13 +90,18 @@ class Pipeline:
         assert spec is not None
         return spec
 
-    def run(self, tasks: Iterable[Task]) -> Iterator[tuple[Any, dict[str, np.ndarray]]]:
-        """Each task's payload with the outputs of all its parts, one after the other.
+    def run(self, tasks: Iterable[Task], outputs: Sequence[str]) -> Iterator[tuple[Any, dict[str, np.ndarray]]]:
+        """Each task's payload with the outputs of all its parts, one after the other. It runs once.
+
+        Args:
+            tasks: are read as they are needed.
+            outputs: what is wanted of the teachers, by name or alias.
 
         Raises:
             NoTeacherError: no answer for `timeout` seconds.
             Exception: what reading raised, after everything that was read before; what went wrong in the pipeline.
         """
+        self._engine.pool.outputs = tuple(outputs)
         source, held, failure = iter(tasks), deque[_Held](), None
         more = True
         while more or held:
@@ -179,11 +181,11 @@ class _Held:
 class _Engine:
     """The thread that talks to teachers."""
 
-    def __init__(self, source: EndpointSource, connect: Connect, outputs: Sequence[str], options: Options) -> None:
+    def __init__(self, source: EndpointSource, connect: Connect, options: Options) -> None:
         self.source = source
         self.loop = asyncio.new_event_loop()
         self.changed = threading.Condition()
-        self.pool = Pool(source, connect, outputs, options.spec, self._notify, options.rates)
+        self.pool = Pool(source, connect, options.spec, self._notify, options.rates)
         self.fault: BaseException | None = None
         # A daemon, so that a process that ends without closing is not kept.
         self.thread = threading.Thread(target=self._run, name="teachers", daemon=True)

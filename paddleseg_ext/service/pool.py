@@ -65,7 +65,6 @@ class Pool:
     Args:
         source: who teaches.
         connect: how they are reached.
-        outputs: what is wanted of them.
         spec: what they must serve; None: what the first one to answer serves.
         changed: called in the event loop whenever something has changed that somebody may wait for.
         rates: counts what each teacher does.
@@ -75,12 +74,13 @@ class Pool:
         self,
         source: EndpointSource,
         connect: Connect,
-        outputs: Sequence[str],
         spec: ModelSpec | None,
         changed: Callable[[], None],
         rates: Rates | None = None,
     ) -> None:
-        self.source, self.connect, self.outputs, self.spec, self.changed = source, connect, outputs, spec, changed
+        self.source, self.connect, self.spec, self.changed = source, connect, spec, changed
+        self.outputs: Sequence[str] = ()
+        """What is wanted of them; settled before the first request."""
         self.rates = rates or Rates()
         self.described = False  # whether any teacher has been reached
         self.answers = 0

@@ -4,6 +4,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from paddleseg_ext.errors import ConfigError
@@ -11,6 +12,7 @@ from paddleseg_ext.service import addresses
 from paddleseg_ext.service.conf import ReaderConf, read_conf
 from paddleseg_ext.service.endpoints import FixedEndpoints, OpenSource, Rates, discovery
 from paddleseg_ext.service.pipeline import Options, Pipeline
+from paddleseg_ext.service.prototxt import read_prototxt
 from paddleseg_ext.service.samples import Batch, Layout, Take, from_batches, from_lists, from_samples, layout, rows
 from paddleseg_ext.service.security import Security
 from paddleseg_ext.service.spec import ModelSpec
@@ -87,6 +89,7 @@ class DistillReader:
         self._one_by_one = False
         self._batch_size: int | None = None  # as it comes
         self._spec: ModelSpec | None = None  # of the first epoch, which later ones must have too
+        self._names: dict[str, str] = {}
         self._epochs: weakref.WeakSet[Pipeline] = weakref.WeakSet()
         file = ins if isinstance(ins, str) else conf_file
         if file is not None:
@@ -118,6 +121,11 @@ class DistillReader:
     def set_teacher_batch_size(self, teacher_batch_size: int) -> None:
         """How many samples go to a teacher at a time, at most."""
         self._rows = _positive("teacher_batch_size", teacher_batch_size)
+
+    def set_serving_conf_file(self, conf_file: str) -> None:
+        """A `serving_client_conf.prototxt` of Paddle Serving, for names that the teachers do not know. Raises ConfigError."""
+        inputs, outputs = read_prototxt(Path(conf_file))
+        self._names = {tensor.alias: tensor.name for tensor in (*inputs, *outputs)}
 
     def set_sample_generator(self, reader: Reader) -> "DistillReader":
         """Wrap a reader of samples, `(img, label)`. It then gives samples, `(img, label, prediction)`."""
@@ -174,7 +182,7 @@ class DistillReader:
             self._spec = pipeline.spec()
             form = self._layout(self._spec)
             tasks = (form.task(batch) for batch in self._take(self._reader(), form))
-            for batch, answers in pipeline.run(tasks):
+            for batch, answers in pipeline.run(tasks, form.outputs):
                 yield form.with_answers(batch, answers)
                 del batch, answers  # they are the caller's now
 
@@ -184,7 +192,7 @@ class DistillReader:
         options = Options(
             *(self._capacity, settings.ordered, settings.teacher_timeout, self._spec), begin=self._begin, rates=rates
         )
-        pipeline = Pipeline(self._open_source(rates), self._connect(), self._predicts, options)
+        pipeline = Pipeline(self._open_source(rates), self._connect(), options)
         self._epochs.add(pipeline)
         return pipeline
 
@@ -197,14 +205,16 @@ class DistillReader:
 
     def _layout(self, spec: ModelSpec) -> Layout:
         if self._conf is None:
-            return layout(self._ins, self._predicts, spec, self._rows)
+            return layout(self._ins, self._predicts, spec, self._rows, others=self._names)
         variables = (*self._conf.feeds, *self._conf.fetches)
-        return layout(self._ins, self._predicts, spec, self._rows, variables, self._conf.sent)
+        return layout(self._ins, self._predicts, spec, self._rows, variables, self._conf.sent, self._names)
 
     def _use(self, conf: ReaderConf) -> None:
         self._conf = conf
         self._ins = tuple(variable.name for variable in conf.feeds)
         self._predicts = tuple(variable.name for variable in conf.fetches)
+        if Path(conf.serving_conf_file).is_file():  # teachers know their names themselves, so that it may be missing
+            self.set_serving_conf_file(conf.serving_conf_file)
         if conf.servers:
             self.set_fixed_teacher(conf.servers)
         else:

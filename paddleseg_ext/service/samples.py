@@ -95,13 +95,22 @@ def layout(
     rows: int | None,
     variables: Sequence[Variable] | None = None,
     sent: Sequence[int] | None = None,
+    others: Mapping[str, str] | None = None,
 ) -> Layout:
-    """Which slots a model takes. `sent`: all that it may get, by number.
+    """Which slots a model takes.
+
+    Args:
+        ins, outputs, rows, variables: as in Layout.
+        spec: the model.
+        sent: all slots that it may get, by number.
+        others: further names that tensors have, to the model's own.
 
     Raises:
         ConfigError: it has no such output, or takes something that no slot is.
     """
-    for name in outputs:
+    others = others or {}
+    asked = [name if find(spec.outputs, name) else others.get(name, name) for name in outputs]
+    for name in asked:
         if find(spec.outputs, name) is None:
             known = {n for tensor in spec.outputs for n in (tensor.name, tensor.alias) if n}
             raise ConfigError(
@@ -109,7 +118,9 @@ def layout(
             )
     by_input: dict[str, int] = {}
     for slot, slot_name in enumerate(ins):
-        tensor = find(spec.inputs, slot_name) if slot_name and (sent is None or slot in sent) else None
+        tensor = None
+        if slot_name and (sent is None or slot in sent):
+            tensor = find(spec.inputs, slot_name) or find(spec.inputs, others.get(slot_name, slot_name))
         if tensor is not None:
             by_input.setdefault(tensor.name, slot)
     named = [str(name) for name in ins if name]
@@ -119,7 +130,7 @@ def layout(
             raise ConfigError(
                 f"ins: the teachers' model '{spec.name}' takes '{tensor.name}'{alias}, but ins are {', '.join(named) or 'empty'}"
             )
-    return Layout(ins, {slot: name for name, slot in by_input.items()}, outputs, rows, variables)
+    return Layout(ins, {slot: name for name, slot in by_input.items()}, asked, rows, variables)
 
 
 Take = Callable[[Iterable[Any], Layout], Iterator[Batch]]

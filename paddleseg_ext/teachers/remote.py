@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import paddle
-from paddle import Tensor
+import paddle.nn.functional as F
+from paddle import Tensor, nn
 
 from paddleseg_ext.service.endpoints import OpenSource, Rates
 from paddleseg_ext.service.pipeline import Options, Pipeline, Task
@@ -39,8 +40,8 @@ class Service:
 
     def ask(self, images: np.ndarray, outputs: Sequence[str]) -> dict[str, np.ndarray]:
         """What the teachers say of some images, waiting for it."""
-        with self._open(outputs, _LEAST) as pipeline:
-            [(_, said)] = pipeline.run([Task(None, [{self.image: images}])])
+        with self._open(_LEAST) as pipeline:
+            [(_, said)] = pipeline.run([Task(None, [{self.image: images}])], outputs)
         return said
 
     def ahead(self, outputs: Sequence[str]) -> Callable[[Iterator[Sample]], Iterator[Sample]]:
@@ -56,16 +57,16 @@ class Service:
             # The processes of a data loader give tensors.
             parts = ((sample, np.asarray(sample["img"])) for sample in itertools.chain([first], samples))
             tasks = (Task(sample, [{self.image: images}]) for sample, images in parts)
-            with self._open(outputs, capacity) as pipeline:
-                for sample, said in pipeline.run(tasks):
+            with self._open(capacity) as pipeline:
+                for sample, said in pipeline.run(tasks, outputs):
                     yield {**sample, **{PREFIX + name: x for name, x in said.items()}}
 
         return run
 
-    def _open(self, outputs: Sequence[str], capacity: int) -> Pipeline:
+    def _open(self, capacity: int) -> Pipeline:
         rates = Rates()
         options = Options(capacity, timeout=self.timeout, spec=self.spec, rates=rates)
-        return Pipeline(self.open_source(rates), self.connect, outputs, options)
+        return Pipeline(self.open_source(rates), self.connect, options)
 
 
 class RemoteTeacher:
@@ -105,3 +106,15 @@ class RemoteTeacher:
         said = {name: x.astype("float32") for name, x in said.items()}
         features = {key: said[name] for key, name in self.features.items()}
         return TeacherOutputs(tuple(said[name] for name in self.logits), features)
+
+
+class ServedLayer(nn.Layer):
+    """A served teacher as a model: its first logits at the images' size. It has no weights here."""
+
+    def __init__(self, teacher: RemoteTeacher) -> None:
+        super().__init__()
+        self._teacher = teacher.only(1, [])
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        [logits] = self._teacher(Batch(images, paddle.zeros([images.shape[0], 1, 1], "int64"))).logits
+        return [F.interpolate(logits, images.shape[2:], mode="bilinear", align_corners=False)]

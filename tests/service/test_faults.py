@@ -99,9 +99,9 @@ def test_teachers_that_come_and_go_twenty_times_lose_nothing(teachers, monkeypat
     monkeypatch.setattr(pool, "_FOLLOW", 0.02)
     four = teachers.start(4, seconds=0.003)
     source = Listed([four[0].endpoint])
-    with Pipeline(source, connector(), ["prediction"], Options(capacity=8, timeout=30)) as line:
+    with Pipeline(source, connector(), Options(capacity=8, timeout=30)) as line:
         numbers = []
-        for number, ((read, x), said) in enumerate(line.run(tasks(410))):
+        for number, ((read, x), said) in enumerate(line.run(tasks(410), ["prediction"])):
             np.testing.assert_array_equal(said["prediction"], 2 * x)
             numbers.append(read)
             if number % 20 == 10:
@@ -115,8 +115,8 @@ def test_a_teacher_killed_and_started_again_works_again_within_seconds(teachers,
     port = free_port()
     first, other = teachers.start(port=port)[0], teachers.start(seconds=0.01)[0]
     source = Listed([first.endpoint, other.endpoint])
-    with Pipeline(source, connector(), ["prediction"], Options(timeout=30)) as line:
-        results = line.run(tasks(100000))
+    with Pipeline(source, connector(), Options(timeout=30)) as line:
+        results = line.run(tasks(100000), ["prediction"])
         for _ in range(40):
             next(results)
         first.kill()

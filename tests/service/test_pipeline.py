@@ -47,8 +47,11 @@ def nothing_is_left(monkeypatch):
     until(lambda: "teachers" not in names_of_threads())
 
 
+OUTPUTS = ["prediction", "sum"]
+
+
 def pipeline(world, **options):
-    return Pipeline(world, world.connect, ["prediction", "sum"], Options(**{"timeout": 20.0, **options}))
+    return Pipeline(world, world.connect, Options(**{"timeout": 20.0, **options}))
 
 
 def check(results, count, ordered=True):
@@ -65,7 +68,7 @@ def check(results, count, ordered=True):
 
 def run(world, count, rows=4, part=4, ordered=True, **options):
     with pipeline(world, ordered=ordered, **options) as line:
-        return check(line.run(tasks(count, rows, part)), count, ordered)
+        return check(line.run(tasks(count, rows, part), OUTPUTS), count, ordered)
 
 
 def test_one_teacher_gives_every_task_its_own_prediction_in_order():
@@ -115,7 +118,7 @@ def test_twenty_joins_and_leaves_in_an_epoch_lose_nothing():
 
     with pipeline(world, capacity=8) as line:
         results = []
-        for result in line.run(read()):
+        for result in line.run(read(), OUTPUTS):
             results.append(result)
             time.sleep(0.003)  # the student's step
         check(results, 200)
@@ -174,7 +177,7 @@ def test_a_failed_teacher_comes_back():
     teacher = Teacher(lambda: AWAY if state["away"] else GOOD, seconds=0.001)
     world = World({"a:1": teacher, "b:2": Teacher(seconds=0.001)})
     with pipeline(world) as line:
-        results = line.run(tasks(4000))
+        results = line.run(tasks(4000), OUTPUTS)
         check(itertools.islice(results, 20), 20)
         state["away"] = True
         for _ in range(20):
@@ -192,7 +195,7 @@ def test_without_a_teacher_it_waits_says_so_and_goes_on_when_one_appears(monkeyp
     monkeypatch.setattr("paddleseg_ext.service.pipeline._LOOK", 0.05)
     world = World({"a:1": Teacher()})
     with pipeline(world) as line, caplog.at_level(logging.WARNING):
-        results = line.run(tasks(30))
+        results = line.run(tasks(30), OUTPUTS)
         first = list(itertools.islice(results, 3))
         world.take("a:1")
         threading.Timer(0.3, lambda: world.put("b:2", Teacher())).start()
@@ -203,7 +206,7 @@ def test_without_a_teacher_it_waits_says_so_and_goes_on_when_one_appears(monkeyp
 def test_without_a_teacher_for_too_long_an_error_says_why():
     world = World({"a:1": Teacher(lambda: AWAY)})
     with pipeline(world, timeout=0.4) as line, pytest.raises(NoTeacherError, match="0.4 s.*0 of 1 teachers.*a:1: away"):
-        list(line.run(tasks(3)))
+        list(line.run(tasks(3), OUTPUTS))
 
 
 def test_a_teacher_grown_slow_beyond_its_deadline_is_not_asked_in_vain_for_ever(monkeypatch):
@@ -211,7 +214,7 @@ def test_a_teacher_grown_slow_beyond_its_deadline_is_not_asked_in_vain_for_ever(
     teacher = Teacher(seconds=0.001)
     world = World({"a:1": teacher})
     with pipeline(world) as line:
-        results = line.run(tasks(12))
+        results = line.run(tasks(12), OUTPUTS)
         first = [next(results) for _ in range(6)]
         teacher.seconds = 0.3
         check([*first, *results], 12)
@@ -223,7 +226,7 @@ def test_no_more_is_read_than_the_capacity_whatever_teachers_do(act):
     read, taken = [], 0
     world = World({"a:1": Teacher(lambda: next(acts)), "b:2": Teacher(lambda: LATE, 0.01)})
     with pipeline(world, capacity=5, timeout=0.5) as line:
-        results = line.run(tasks(40, read=read))
+        results = line.run(tasks(40, read=read), OUTPUTS)
         try:
             for _ in results:
                 taken += 1
@@ -239,7 +242,7 @@ def test_an_error_of_the_reader_arrives_with_its_traceback_after_what_was_read_b
         raise KeyError("a broken file")
 
     with pipeline(World({"a:1": Teacher()})) as line:
-        results = line.run(read())
+        results = line.run(read(), OUTPUTS)
         check(itertools.islice(results, 7), 7)
         with pytest.raises(KeyError, match="a broken file") as caught:
             next(results)
@@ -258,7 +261,7 @@ def test_an_error_in_the_pipeline_arrives_with_its_traceback():
             return connection
 
     with pipeline(Broken({"a:1": Teacher()})) as line, pytest.raises(ZeroDivisionError) as caught:
-        list(line.run(tasks(3)))
+        list(line.run(tasks(3), OUTPUTS))
     assert "in infer" in "".join(traceback.format_exception(caught.value))
 
 
@@ -268,7 +271,7 @@ def test_an_error_of_the_list_of_teachers_arrives():
             raise OSError("the list is gone")
 
     with pipeline(Broken({})) as line, pytest.raises(OSError, match="the list is gone"):
-        list(line.run(tasks(1)))
+        list(line.run(tasks(1), OUTPUTS))
 
 
 def test_a_pipeline_that_is_forgotten_stops():
@@ -276,7 +279,7 @@ def test_a_pipeline_that_is_forgotten_stops():
 
     def epoch():
         with pipeline(world) as line:
-            yield from line.run(tasks(1000))
+            yield from line.run(tasks(1000), OUTPUTS)
 
     for _ in epoch():
         break
@@ -292,7 +295,7 @@ def test_closing_does_not_wait_for_a_teacher_that_hangs():
     acts = iter([GOOD])
     world = World({"a:1": Teacher(lambda: next(acts, LATE))})
     line = pipeline(world)
-    results = line.run(tasks(5))
+    results = line.run(tasks(5), OUTPUTS)
     threading.Timer(0.1, line.close).start()
     began = time.monotonic()
     with pytest.raises(RuntimeError, match="closed"):
@@ -304,7 +307,7 @@ def test_closing_does_not_wait_for_a_teacher_that_hangs():
 def test_two_pipelines_in_one_process_have_each_their_own_teachers():
     worlds = [World({"a:1": Teacher(seconds=0.001)}), World({"b:2": Teacher(seconds=0.001)})]
     with pipeline(worlds[0]) as first, pipeline(worlds[1]) as second:
-        both = zip(first.run(tasks(30)), second.run(tasks(30)), strict=True)
+        both = zip(first.run(tasks(30), OUTPUTS), second.run(tasks(30), OUTPUTS), strict=True)
         check([results[0] for results in both], 30)
     assert [sum(t.rows) for world in worlds for t in world.teachers.values()] == [120, 120]
 
@@ -334,18 +337,18 @@ def test_the_answers_of_one_batch_fit_together_where_the_description_leaves_size
         | {f"t:{i}": Teacher(seconds=0.003, spec=spec) for i in range(2)}
     )
     with pipeline(world) as line:
-        results = list(line.run(tasks(100)))
+        results = list(line.run(tasks(100), OUTPUTS))
     wide = [said["prediction"].shape[1] == 2 for _, said in results]
     assert len(wide) == 100 and all(wide[30:])
 
 
 def test_nothing_is_read_twice_for_an_empty_reader():
     with pipeline(World({"a:1": Teacher()})) as line:
-        assert list(line.run(iter(()))) == []
+        assert list(line.run(iter(()), OUTPUTS)) == []
 
 
 def test_predictions_are_those_of_the_twin():
     x = np.ones((3, 2), "float32")
     with pipeline(World({"a:1": Teacher()})) as line:
-        [(_, said)] = line.run([Task(None, [{"x": x}])])
+        [(_, said)] = line.run([Task(None, [{"x": x}])], OUTPUTS)
     np.testing.assert_array_equal(said["prediction"], predictions(x)["prediction"])
