@@ -103,6 +103,19 @@ def test_an_output_answers_to_its_name_and_alias(world, name):
     np.testing.assert_array_equal(total[:, 0], img.sum(axis=1))
 
 
+def test_a_file_of_paddle_serving_gives_names_that_the_teachers_do_not_know(world, tmp_path):
+    variable = 'name: "%s" alias_name: "%s" is_lod_tensor: false %s_type: 1 shape: 2'
+    lines = [
+        f"feed_var {{ {variable % ('x', 'picture', 'feed')} }}",
+        f"fetch_var {{ {variable % ('fc_0.tmp_2', 'soft', 'fetch')} }}",
+    ]
+    (tmp_path / "client.prototxt").write_text("\n".join(lines))
+    made = reader(world, ins=["picture", "label"], predicts=["soft"])
+    made.set_serving_conf_file(str(tmp_path / "client.prototxt"))
+    [(img, _, prediction)] = made.set_batch_generator(lambda: batches(4, 4))()
+    np.testing.assert_array_equal(prediction, 2 * img)
+
+
 def test_slots_without_a_name_only_pass(world):
     ragged = [[(np.ones(2, "float32"), "a"), (np.zeros(2, "float32"), "bc"), (np.zeros(2, "float32"), [1, 2])]]
     train_reader = reader(world, ins=["img", None]).set_sample_list_generator(lambda: ragged)
