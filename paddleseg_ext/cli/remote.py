@@ -138,10 +138,10 @@ def _discovered(args: argparse.Namespace, where: str, connect: Connect) -> tuple
     name = addresses.service_name("--teacher_service", args.teacher_service)
     open_source, rates = discovery(servers, name, args.teachers_at_most, _security(args)), Rates()
     source = open_source(rates)
-    if hasattr(source, "wait"):
-        source.wait(min(_BEGIN, args.teacher_timeout))
     try:
         with Pipeline(source, connect, Options(timeout=args.teacher_timeout)) as pipeline:
+            if hasattr(source, "wait"):
+                source.wait(min(_BEGIN, args.teacher_timeout))  # no balance server at all is said at once
             return open_source, pipeline.spec()
     except NoTeacherError as error:
         raise NoTeacherError(f"{where} --teacher_service {name}: {error}") from None
