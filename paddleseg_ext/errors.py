@@ -31,6 +31,10 @@ class TrainingError(UserError):
     """Training cannot go on: a loss is not finite."""
 
 
+class NoTeacherError(TrainingError):
+    """No teacher of a service has answered for too long."""
+
+
 def closest(name: str, known: Iterable[str], count: int = 3) -> str:
     """`; closest: 'a', 'b'`, the names most like `name`, or all of a short list, or nothing."""
     known = sorted(set(known))

@@ -53,7 +53,11 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 def add_distillation(parser: argparse.ArgumentParser, distill_config: str) -> None:
     """The files and flags of distillation."""
     add = parser.add_argument
-    add("--teacher_config", "--teather_config", help="PaddleSeg YAML file; its `model` is the teacher")
+    add(
+        "--teacher_config",
+        "--teather_config",
+        help="PaddleSeg YAML file; its `model` is the teacher; not needed with a service",
+    )
     add("--student_config", required=True, help="PaddleSeg YAML file of the student: model, data, losses, optimizer")
     add("--distill_config", default=distill_config, help="Python file that names internal tensors and their losses")
     add(
@@ -73,6 +77,34 @@ def add_distillation(parser: argparse.ArgumentParser, distill_config: str) -> No
         type=int,
         help="with --do_eval, measure the teacher on so many images only; 0: not at all; default: all",
     )
+    add_remote_teachers(parser)
+
+
+def add_remote_teachers(parser: argparse.ArgumentParser) -> None:
+    """Where teachers on other machines are, in place of one in this process."""
+    add = parser.add_argument
+    add("--distill_teachers", metavar="HOST:PORT,...", help="addresses of teachers on other machines")
+    add(
+        "--discovery",
+        metavar="HOST:PORT,...",
+        help="balance servers that say where teachers are; needs --teacher_service",
+    )
+    add("--teacher_service", metavar="NAME", help="what the teachers of --discovery are registered for")
+    add(
+        "--teachers_at_most",
+        type=positive,
+        default=4,
+        help="how many teachers of --discovery one process asks at a time",
+    )
+    add("--teacher_model", default="", metavar="NAME", help="which of a server's models; default: its only one")
+    add(
+        "--teacher_timeout",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="without any answer for so long, training ends with a checkpoint",
+    )
+    add_security(parser)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

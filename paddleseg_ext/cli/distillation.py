@@ -13,6 +13,7 @@ import paddle
 from paddle import nn
 
 from paddleseg_ext.cli.engines import faster
+from paddleseg_ext.cli.remote import is_served, open_service_member, show_service
 from paddleseg_ext.cli.teachers import Member, open_teachers, show_teacher
 from paddleseg_ext.cli.training import Session, build_task_loss, train
 from paddleseg_ext.config import FeaturePair
@@ -29,7 +30,7 @@ from paddleseg_ext.engine.trainer import Hook
 from paddleseg_ext.errors import ConfigError
 from paddleseg_ext.losses import Loss
 from paddleseg_ext.models.weights import digest
-from paddleseg_ext.teachers import ModelTeacher, PeerTeacher, SeveralTeachers
+from paddleseg_ext.teachers import ModelTeacher, PeerTeacher, RemoteTeacher, SeveralTeachers
 from paddleseg_ext.types import Batch, Teacher
 
 _log = logging.getLogger(__name__)
@@ -62,7 +63,10 @@ def open_distillation(session: Session, student: nn.Layer, user: UserDistillatio
         own = own_logits(student, batch, {pair.student for pair in asked if pair.resolution == "label"})
         layers = [name for pair in config.distill.features for name in names(pair.student)]
         caught = stack.enter_context(Recorder(user.student_adaptor(student), [*layers, *own.values()]))
-        members = open_teachers(session, student, user.teacher_adaptor, batch, stack)
+        if is_served(session.args):
+            members = [open_service_member(session, features, user.teacher_adaptor, batch)]
+        else:
+            members = open_teachers(session, student, user.teacher_adaptor, batch, stack)
 
         def tried(teacher: Teacher) -> DryRun:
             return dry_run(student, caught, teacher, batch, own)
@@ -93,8 +97,11 @@ def train_distilled(session: Session, student: nn.Layer, distillation: Distillat
     fixed = [member for member in members if member.is_fixed]
     for member in fixed:
         show_teacher(session, member)
+    for member in members:
+        if isinstance(member.teacher, RemoteTeacher):
+            show_service(session, member)
     # The student's own past is no part of the step, but of what resuming needs.
-    past = [member.model for member in members if member.config is None]
+    past = [member.model for member in members if member.config is None and member.model is not None]
     shown = fixed[0].model if fixed and fixed[0].class_map is None else None
     with unchanged(fixed):
         train(
@@ -105,9 +112,11 @@ def train_distilled(session: Session, student: nn.Layer, distillation: Distillat
             pairs=distillation.record,
             teacher_configs=[member.config for member in members if member.config is not None],
             further_hooks=_balance_check(session, step),
+            ahead=step.teacher.ahead() if isinstance(step.teacher, RemoteTeacher) else None,
         )
     for member in members:
         if isinstance(member.teacher, PeerTeacher) and env.rank() == 0:
+            assert member.model is not None
             path = Path(session.args.save_dir) / "peer" / "model.pdparams"
             paddle.save(member.model.state_dict(), str(path))
             _log.info("the teacher, which learnt too, is in %s", path)
@@ -151,8 +160,11 @@ def _as_one(session: Session, members: Sequence[Member]) -> SeveralTeachers:
 
 
 def _quick(session: Session, member: Member, members: Sequence[Member], pairs: Sequence[Pair], batch: Batch) -> Teacher:
-    """A member's teacher by the engine that suits it, where it was trained before."""
-    if not member.is_fixed or not isinstance(member.teacher, ModelTeacher) or member.config is None:
+    """A member's teacher by the engine that suits it, where it was trained before; a service gives what is used alone."""
+    if isinstance(member.teacher, RemoteTeacher):
+        used = [name for pair in pairs if not isinstance(pair.teacher, int) for name in names(pair.teacher)]
+        return member.teacher.only(1 + max((p.teacher for p in pairs if isinstance(p.teacher, int)), default=-1), used)
+    if not member.is_fixed or not isinstance(member.teacher, ModelTeacher) or member.component is None:
         return member.teacher
     keys = [name for pair in pairs if not isinstance(pair.teacher, int) for name in names(pair.teacher)]
     if len(members) > 1:
@@ -212,8 +224,9 @@ def _balance_check(session: Session, distiller: Distiller) -> list[Hook]:
 @contextlib.contextmanager
 def unchanged(members: Sequence[Member]) -> Iterator[None]:
     """Make sure that teachers' weights are the same after training as before."""
-    before = [digest(member.model) for member in members]
+    models = [member.model for member in members if member.model is not None]
+    before = [digest(model) for model in models]
     yield
-    for member, earlier in zip(members, before, strict=True):
-        if digest(member.model) != earlier:
+    for member, model, earlier in zip(members, models, before, strict=True):
+        if digest(model) != earlier:
             raise RuntimeError(f"the {member.name}'s weights changed during training")

@@ -34,21 +34,24 @@ _NEAR_CHANCE = 1.25  # its mIoU over that of the best constant prediction
 
 @dataclass(frozen=True)
 class Member:
-    """One teacher: what it is called, counts for and was made from. `config` is None for the student's own past."""
+    """One teacher: what it is called, counts for and was made from.
+
+    `config` is None for the student's own past; `model` and `component` are for a teacher that a service stands for.
+    """
 
     name: str
     weight: float
     teacher: Teacher
-    model: nn.Layer
-    component: Component
+    model: nn.Layer | None
+    component: Component | None
     config: Config | None
     report: LoadReport | None
     class_map: ClassMap | None
 
     @property
     def is_fixed(self) -> bool:
-        """Whether it was trained before."""
-        return self.config is not None and not isinstance(self.teacher, PeerTeacher)
+        """Whether it was trained before and is in this process."""
+        return self.config is not None and self.model is not None and not isinstance(self.teacher, PeerTeacher)
 
 
 def open_teachers(
@@ -77,16 +80,21 @@ def open_teachers(
 
 def show_teacher(session: Session, member: Member) -> None:
     """With --do_eval, measure a teacher that was trained before; warn where it seems not to be."""
-    assert member.config is not None
+    assert member.config is not None and member.model is not None
     if member.report is None:
         _log.warning("the %s has no weights: %s has no model.pretrained", member.name, member.config.path)
     elif member.report.matched < _FEW_WEIGHTS * member.report.total:
         _log.warning("the %s's weights hardly fit: %s", member.name, member.report)
+    measure(session, member, member.model)
+
+
+def measure(session: Session, member: Member, model: nn.Layer) -> None:
+    """With --do_eval, show how good a teacher is by this model of it; warn where it seems not to be trained."""
     limit = session.args.teacher_eval_images
     if session.data.val is None or limit == 0 or member.class_map is not None:
         return
     options = {"precision": session.args.precision, "num_workers": session.args.num_workers, "limit": limit}
-    metrics = evaluate_with_bar(member.model, session.data.val, session.config.test_config, member.name, **options)
+    metrics = evaluate_with_bar(model, session.data.val, session.config.test_config, member.name, **options)
     if env.rank() == 0:
         _log.info("[%s] %s", member.name.upper(), metrics)
     if metrics.miou < _NEAR_CHANCE * metrics.chance:

@@ -16,7 +16,7 @@ from paddleseg_ext.cli.provenance import write_provenance
 from paddleseg_ext.cli.screen import start_logging
 from paddleseg_ext.config import Config
 from paddleseg_ext.data.build import DatasetFacts, agreed_facts, build_dataset
-from paddleseg_ext.data.loader import TrainLoader
+from paddleseg_ext.data.loader import Ahead, TrainLoader
 from paddleseg_ext.data.sampler import ResumableSampler
 from paddleseg_ext.data.unlabelled import WithUnlabelled
 from paddleseg_ext.engine import env
@@ -33,7 +33,7 @@ from paddleseg_ext.engine.hooks import (
 )
 from paddleseg_ext.engine.optimizer import build_optimizer
 from paddleseg_ext.engine.trainer import Hook, Trainer
-from paddleseg_ext.errors import ConfigError
+from paddleseg_ext.errors import ConfigError, NoTeacherError
 from paddleseg_ext.losses.build import build_task_losses
 from paddleseg_ext.losses.task import TaskLoss
 from paddleseg_ext.models import build_model
@@ -111,11 +111,15 @@ def train(
     teacher_configs: Sequence[Config] = (),
     pairs: Sequence[Mapping[str, Any]] = (),
     further_hooks: Sequence[Hook] = (),
+    ahead: Ahead | None = None,
 ) -> None:
     """Run the loop. `step` holds `model`, which alone is evaluated and kept, and `extras`, which train with it.
 
     `name` heads the model's pictures; a teacher's are beside them. `teacher_configs` and `pairs`
-    go into the run's provenance.
+    go into the run's provenance. `ahead`: as for the TrainLoader.
+
+    Raises:
+        NoTeacherError: of `ahead`; what has been trained is saved.
     """
     args, config, data, state = session.args, session.config, session.data, session.state
     assert config.optimizer is not None and config.lr_scheduler is not None
@@ -133,10 +137,16 @@ def train(
     start, ranks = state.iteration, env.world_size()
     sampler = ResumableSampler(len(data.train), config.batch_size, state.seed, start, config.iters, env.rank(), ranks)
     _log.info("%d training images, %d iterations an epoch", len(data.train), sampler.batches_per_epoch)
-    hooks = [*further_hooks, *_hooks(session, model, extras, optimizer, trainer, sampler, name, teacher)]
+    own_hooks, checkpoint = _hooks(session, model, extras, optimizer, trainer, sampler, name, teacher)
+    hooks = [*further_hooks, *own_hooks, checkpoint]
     parallel = paddle.DataParallel(step, find_unused_parameters=True) if ranks > 1 else step
     model.train()
-    trainer.run(parallel, TrainLoader(data.train, sampler, args.num_workers), optimizer, hooks, config.iters, start)
+    loader = TrainLoader(data.train, sampler, args.num_workers, ahead)
+    try:
+        trainer.run(parallel, loader, optimizer, hooks, config.iters, start)
+    except NoTeacherError as error:
+        folder = checkpoint.save_unfinished()
+        raise NoTeacherError(f"{error}; go on with --resume_model {folder}" if folder else str(error)) from None
     env.wait_for_all()
 
 
@@ -183,8 +193,10 @@ def _hooks(
     sampler: ResumableSampler,
     name: str,
     teacher: nn.Layer | None,
-) -> list[Hook]:
-    """The order matters: whether to stop, whether the losses are sound and how good the model is are known before it is saved."""
+) -> tuple[list[Hook], CheckpointHook]:
+    """The one that saves is to be the last: whether to stop, whether the losses are sound and how good the model is are known
+    before it is saved.
+    """
     args, config, val, first = session.args, session.config, session.data.val, env.rank() == 0
     folder, interval = Path(args.save_dir), args.save_interval
     visual = VisualLog(folder if args.use_vdl and first else None)
@@ -201,5 +213,4 @@ def _hooks(
         hooks.append(evaluation)
         hooks.append(PicturesHook(model, val, config.test_config, interval, pictures, visual, name, teacher))
     saved = (session.store, model, extras, optimizer, trainer.scaler, session.state)
-    hooks.append(CheckpointHook(*saved, interval, evaluation))
-    return hooks
+    return hooks, CheckpointHook(*saved, interval, evaluation)

@@ -2,7 +2,7 @@
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,9 @@ from paddleseg_ext.errors import DataError
 from paddleseg_ext.types import Batch
 
 Sample = dict[str, Any]
+
+Ahead = Callable[[Iterator[Sample]], Iterator[Sample]]
+"""Collated arrays in, the same with more arrays out; it may read ahead."""
 
 
 class SeededDataset(Dataset):
@@ -47,17 +50,25 @@ def _seeded(*entropy: int) -> Iterator[None]:
 
 
 class TrainLoader:
-    """Iterates over the `Batch`es of a sampler. Each item is ready on the device."""
+    """Iterates over the `Batch`es of a sampler. Each item is ready on the device.
 
-    def __init__(self, dataset: Dataset, sampler: ResumableSampler, num_workers: int = 0) -> None:
-        self.dataset, self.sampler, self.num_workers = dataset, sampler, num_workers
+    Args:
+        num_workers: processes that read; 0 reads in this one.
+        ahead: adds arrays to each batch, which end in `Batch.extra`.
+    """
+
+    def __init__(
+        self, dataset: Dataset, sampler: ResumableSampler, num_workers: int = 0, ahead: Ahead | None = None
+    ) -> None:
+        self.dataset, self.sampler, self.num_workers, self.ahead = dataset, sampler, num_workers, ahead
         self._seeded = SeededDataset(dataset, sampler.seed)
 
     def __len__(self) -> int:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        for iteration, arrays in enumerate(self._raw(), self.sampler.start):
+        raw = self._raw()
+        for iteration, arrays in enumerate(raw if self.ahead is None else self.ahead(raw), self.sampler.start):
             yield self._to_batch(arrays, iteration)
 
     def _raw(self) -> Iterator[Sample]:

@@ -4,6 +4,7 @@ from paddleseg_ext.teachers.ema import EmaTeacher
 from paddleseg_ext.teachers.engine import EngineTeacher
 from paddleseg_ext.teachers.model import ModelTeacher
 from paddleseg_ext.teachers.peer import PeerTeacher
+from paddleseg_ext.teachers.remote import RemoteTeacher
 from paddleseg_ext.teachers.several import SeveralTeachers
 
-__all__ = ["EmaTeacher", "EngineTeacher", "ModelTeacher", "PeerTeacher", "SeveralTeachers"]
+__all__ = ["EmaTeacher", "EngineTeacher", "ModelTeacher", "PeerTeacher", "RemoteTeacher", "SeveralTeachers"]

@@ -3,6 +3,7 @@
 import logging
 import signal
 import threading
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -33,9 +34,10 @@ class CheckpointHook:
     ) -> None:
         self.store, self.model, self.extras, self.optimizer, self.scaler = store, model, extras, optimizer, scaler
         self.state, self.interval, self.evaluation = state, interval, evaluation
+        self._progress: Progress | None = None
 
     def before_run(self, progress: Progress) -> None:
-        pass
+        self._progress = progress
 
     def after_step(self, progress: Progress) -> None:
         if not (progress.due(self.interval) or progress.stop):
@@ -51,15 +53,28 @@ class CheckpointHook:
             return
         if better:
             self.store.save_best(self.model)
-        self.state.iteration = progress.iteration
-        self.state.scaler = _plain(self.scaler.state_dict())
-        folder = self.store.save(self.model, self.optimizer, self.state, self.extras)
+        folder = self._save(progress)
         if metrics is not None:
             _log.info(
                 "[EVAL] best mIoU %.4f at iter %s, in best_model/", self.state.best_miou, self.state.best_iteration
             )
         if progress.stop and progress.iteration < progress.iters:
             _log.warning("stopped after iter %d; go on with --resume_model %s", progress.iteration, folder)
+
+    def save_unfinished(self) -> Path | None:
+        """Save the last finished iteration when the next cannot be had, and say where; None where there is nothing to save.
+
+        Other ranks are not asked for their part of the statistics, as they may wait for what will not come.
+        """
+        progress = self._progress
+        if progress is None or env.rank() != 0 or progress.iteration == self.state.iteration:
+            return None
+        return self._save(progress)
+
+    def _save(self, progress: Progress) -> Path:
+        self.state.iteration = progress.iteration
+        self.state.scaler = _plain(self.scaler.state_dict())
+        return self.store.save(self.model, self.optimizer, self.state, self.extras)
 
     def close(self) -> None:
         pass

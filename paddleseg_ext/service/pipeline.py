@@ -1,0 +1,239 @@
+"""Keeps requests to teachers ahead of whoever takes their answers.
+
+Whatever is read is read by the thread that takes the answers, so that nothing of the caller's runs beside it; a thread with
+an event loop talks to the teachers meanwhile.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from paddleseg_ext.errors import NoTeacherError
+from paddleseg_ext.service.endpoints import Rates
+from paddleseg_ext.service.pool import Pool, Request
+from paddleseg_ext.service.spec import ModelSpec
+from paddleseg_ext.service.transport import Connect, EndpointSource
+
+_log = logging.getLogger(__name__)
+
+_SAY = 5.0  # seconds between lines about waiting
+_LOOK = 0.5  # seconds between looks at whether waiting has an end
+_JOIN = 5.0  # seconds that stopping may take
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something read. parts: what teachers get to see of it, at least one, each a request. payload: comes back as it is."""
+
+    payload: Any
+    parts: Sequence[Arrays]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a pipeline works.
+
+    capacity: tasks that are held at most, from being read until they are taken: the bound on memory. ordered: whether they come
+    in the order in which they were read, or as they are answered. timeout: seconds without any answer after which waiting
+    ends. spec: what teachers must serve; None: the same as the first to be reached. begin: seconds to reach the first;
+    None: `timeout`. rates: counts what each teacher does.
+    """
+
+    capacity: int = 16
+    ordered: bool = True
+    timeout: float = 300.0
+    spec: ModelSpec | None = None
+    begin: float | None = None
+    rates: Rates | None = None
+
+
+class Pipeline:
+    """Teachers at work from now until `close`, the end of the process, or when nobody refers to it any more.
+
+    Args:
+        source: who teaches; closed with the pipeline.
+        connect: how they are reached.
+        options: default Options().
+    """
+
+    def __init__(self, source: EndpointSource, connect: Connect, options: Options | None = None) -> None:
+        self.options = options or Options()
+        self._engine = _Engine(source, connect, self.options)
+        self._numbers = itertools.count()
+        self.held = 0
+        """Tasks that have been read and not yet taken."""
+        # The thread knows the engine only, so that a pipeline that is forgotten is collected, and stops.
+        self._finalizer = weakref.finalize(self, self._engine.stop)
+        self._engine.thread.start()
+
+    def spec(self) -> ModelSpec:
+        """What the teachers serve. Waits for the first of them.
+
+        Raises:
+            NoTeacherError: none was reached in time.
+        """
+        limit = self.options.timeout if self.options.begin is None else self.options.begin
+        self._wait(lambda: self._engine.pool.described, limit)
+        spec = self._engine.pool.spec
+        assert spec is not None
+        return spec
+
+    def run(self, tasks: Iterable[Task], outputs: Sequence[str]) -> Iterator[tuple[Any, dict[str, np.ndarray]]]:
+        """Each task's payload with the outputs of all its parts, one after the other. It runs once.
+
+        Args:
+            tasks: are read as they are needed.
+            outputs: what is wanted of the teachers, by name or alias.
+
+        Raises:
+            NoTeacherError: no answer for `timeout` seconds.
+            Exception: what reading raised, after everything that was read before; what went wrong in the pipeline.
+        """
+        self._engine.pool.outputs = tuple(outputs)
+        source, held, failure = iter(tasks), deque[_Held](), None
+        more = True
+        while more or held:
+            # Two are read for each that is taken until the capacity is reached, which spreads the cost of reading ahead.
+            read = 0
+            while more and len(held) < self.options.capacity and (read < 2 or not self._done(held)):
+                try:
+                    task = next(source)
+                except StopIteration:
+                    more = False
+                except Exception as error:
+                    more, failure = False, error
+                else:
+                    held.append(self._send(task))
+                    read, self.held = read + 1, len(held)
+                    del task  # the caller alone has it when it is handed out
+            if held:
+                self._wait(lambda: bool(self._done(held)), self.options.timeout)
+                one = self._done(held)
+                assert one is not None
+                held.remove(one)
+                self.held = len(held)
+                result = one.payload, _joined([request.answer or {} for request in one.requests])
+                del one
+                yield result
+                del result
+        if failure is not None:
+            raise failure
+
+    def close(self) -> None:
+        """Stop at once; whatever is under way is dropped."""
+        self._finalizer()
+
+    def __enter__(self) -> "Pipeline":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _send(self, task: Task) -> "_Held":
+        requests = [Request(next(self._numbers), part) for part in task.parts]
+        self._engine.submit(requests)
+        return _Held(task.payload, requests)
+
+    def _done(self, held: "deque[_Held]") -> "_Held | None":
+        """What can be handed out next."""
+        candidates = itertools.islice(held, 1) if self.options.ordered else held
+        return next((one for one in candidates if all(r.answer is not None for r in one.requests)), None)
+
+    def _wait(self, done: Callable[[], bool], limit: float) -> None:
+        """Until something is done, with a word about it every few seconds."""
+        engine, began = self._engine, time.monotonic()
+        answers, said = engine.pool.answers, began
+        with engine.changed:
+            while not done():
+                engine.check()
+                now = time.monotonic()
+                if engine.pool.answers != answers:
+                    answers, began = engine.pool.answers, now
+                    said = max(said, now)
+                if now - began >= limit:
+                    raise NoTeacherError(f"no answer from any teacher for {limit:g} s: {engine.pool.state()}")
+                if now - said >= _SAY:
+                    said = now
+                    _log.warning(
+                        "waiting for teachers for %.0f s, at most for %g s: %s", now - began, limit, engine.pool.state()
+                    )
+                engine.changed.wait(min(_LOOK, limit - (now - began)))
+
+
+@dataclass(eq=False)
+class _Held:
+    payload: Any
+    requests: Sequence[Request]
+
+
+class _Engine:
+    """The thread that talks to teachers."""
+
+    def __init__(self, source: EndpointSource, connect: Connect, options: Options) -> None:
+        self.source = source
+        self.loop = asyncio.new_event_loop()
+        self.changed = threading.Condition()
+        self.pool = Pool(source, connect, options.spec, self._notify, options.rates)
+        self.fault: BaseException | None = None
+        # A daemon, so that a process that ends without closing is not kept.
+        self.thread = threading.Thread(target=self._run, name="teachers", daemon=True)
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Have requests answered."""
+
+        def put() -> None:
+            for request in requests:
+                self.pool.submit(request)
+
+        with contextlib.suppress(RuntimeError):  # the loop has ended; `check` says why
+            self.loop.call_soon_threadsafe(put)
+
+    def check(self) -> None:
+        """Raise what ended the thread."""
+        if self.fault is not None:
+            raise self.fault
+        if not self.thread.is_alive():
+            raise RuntimeError("the pipeline to the teachers is closed")
+
+    def stop(self) -> None:
+        """End the thread and close what it used."""
+        with contextlib.suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(self.pool.stop)
+        if self.thread is not threading.current_thread():
+            self.thread.join(_JOIN)
+            if self.thread.is_alive():
+                _log.warning("a thread that talks to teachers did not end within %g s", _JOIN)
+        self.source.close()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_until_complete(self.pool.run())
+        except BaseException as error:  # the caller raises it
+            self.fault = error
+        finally:
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            self.loop.close()
+            self._notify()
+
+    def _notify(self) -> None:
+        with self.changed:
+            self.changed.notify_all()
+
+
+def _joined(answers: Sequence[Arrays]) -> dict[str, np.ndarray]:
+    if len(answers) == 1:
+        return dict(answers[0])
+    return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
