@@ -4,26 +4,37 @@ python -m paddleseg_ext.cli.export --config S.yml --model_path output/best_model
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import paddle
 import yaml
+from paddle import nn
 
 from paddleseg_ext import registry
 from paddleseg_ext.cli import args as flags
 from paddleseg_ext.cli.screen import user_errors
 from paddleseg_ext.cli.trained import Trained, open_trained
 from paddleseg_ext.data.build import dataset_facts
-from paddleseg_ext.engine.export import OUTPUTS, Agreement, agreement, export, predictor, run_predictor
+from paddleseg_ext.distill.adaptor import AdaptorBase
+from paddleseg_ext.distill.own_resolution import own_logits
+from paddleseg_ext.distill.recorder import Recorder
+from paddleseg_ext.engine.export import OUTPUTS, Agreement, Exported, agreement, export, predictor, run_predictor
 from paddleseg_ext.errors import ConfigError, UserError
+from paddleseg_ext.inference.job import Wanted
+from paddleseg_ext.inference.predictor import describe
+from paddleseg_ext.service.serving_files import FILE, write_yaml
+from paddleseg_ext.service.spec import ModelSpec
+from paddleseg_ext.types import Batch
 
 _ENOUGH = 0.999  # share of pixels that must get the same class
 # Paddle's old IR first: paddle.inference runs it with oneDNN, and PaddleSeg's deploy tools know its file. Some models need PIR.
@@ -39,11 +50,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--save_dir", type=Path, default=Path("output/inference_model"), help="folder to write")
     add("--input_shape", type=int, nargs=4, metavar=("N", "C", "H", "W"), help="fixed; default: any N, H, W")
     add("--output_op", choices=OUTPUTS, default="argmax", help="what the model gives")
+    add(
+        "--for_serving",
+        action="store_true",
+        help="for students, in place of --output_op: logits at the network's own resolution, before it enlarges them",
+    )
+    add("--features", nargs="+", default=[], metavar="LAYER", help="with --for_serving: outputs of these layers too")
     add("--in_process", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     with user_errors():
         if args.input_shape and min(args.input_shape) < 1:
             raise ConfigError(f"--input_shape is N, C, H and W, each at least 1, but got {args.input_shape}")
+        if args.features and not args.for_serving:
+            raise ConfigError("--features needs --for_serving")
         if args.in_process is not None:
             _export_here(args, args.in_process)
         else:
@@ -77,10 +96,11 @@ def _export_in_children(args: argparse.Namespace, words: list[str]) -> None:
                         f"the old IR does not take this model ({reasons[0]}); "
                         "to run it on a CPU, switch oneDNN off: disable_mkldnn()"
                     )
-                print(f"exported to {args.save_dir} ({name}): {figures['model_file']}, model.pdiparams, deploy.yaml")
+                files = [figures["model_file"], "model.pdiparams", *([] if args.for_serving else ["deploy.yaml"]), FILE]
+                print(f"exported to {args.save_dir} ({name}): {', '.join(files)}")
                 print(
                     f"paddle.inference gives {100 * figures['same_class']:.3f} % of the pixels the same class as the model"
-                    + (f", largest difference {figures['difference']:.2e}" if args.output_op != "argmax" else "")
+                    + (f", largest difference {figures['difference']:.2e}" if figures["difference"] else "")
                 )
                 return
             lines = (done.stderr or done.stdout).strip().splitlines()
@@ -93,7 +113,7 @@ def _export_in_children(args: argparse.Namespace, words: list[str]) -> None:
 def _publish(folder: Path, target: Path) -> None:
     """Put the files in their place; those of an earlier export with other names go."""
     target.mkdir(parents=True, exist_ok=True)
-    for old in ("model.pdmodel", "model.json", "model.pdiparams", "model.pdiparams.info", "deploy.yaml"):
+    for old in ("model.pdmodel", "model.json", "model.pdiparams", "model.pdiparams.info", "deploy.yaml", FILE):
         if not (folder / old).exists():
             (target / old).unlink(missing_ok=True)
     for file in sorted(folder.iterdir()):
@@ -104,37 +124,65 @@ def _export_here(args: argparse.Namespace, folder: Path) -> None:
     trained = open_trained(args)
     channels = dataset_facts(trained.dataset).img_channels
     shape: list[int | None] = list(args.input_shape) if args.input_shape else [None, channels, None, None]
-    model_file = export(trained.model, folder, shape, args.output_op)
     transforms = trained.config.resolved["val_dataset"].get("transforms") or []
-    deploy = {
-        **{"model": model_file, "params": "model.pdiparams", "transforms": transforms, "input_shape": shape},
-        **{"output_op": args.output_op, "output_dtype": "int32" if args.output_op == "argmax" else "float32"},
-    }
-    (folder / "deploy.yaml").write_text(yaml.safe_dump({"Deploy": deploy}, sort_keys=False))
-    found = _check(trained, folder / model_file, args)
+    images = _images(trained, args.input_shape)
+    with _layer(trained, args, images[0]) as (layer, aliases):
+        model_file = export(layer, folder, shape)
+        found = _check(layer, images, folder / model_file)
     if found.same_class < _ENOUGH:
         raise RuntimeError(f"only {100 * found.same_class:.2f} % of the pixels get the class that the model gives them")
+    if not args.for_serving:
+        deploy = {
+            **{"model": model_file, "params": "model.pdiparams", "transforms": transforms, "input_shape": shape},
+            **{"output_op": args.output_op, "output_dtype": "int32" if args.output_op == "argmax" else "float32"},
+        }
+        (folder / "deploy.yaml").write_text(yaml.safe_dump({"Deploy": deploy}, sort_keys=False))
+    inputs, outputs = describe(folder / model_file)
+    spec = ModelSpec(
+        *(Path(args.config).stem, "1", tuple(replace(t, alias="img") for t in inputs)),
+        tuple(replace(t, alias=alias) for t, alias in zip(outputs, aliases, strict=True)),
+    )
+    write_yaml(folder, spec, model_file, "model.pdiparams", {"transforms": transforms})
     figures = {"model_file": model_file, "same_class": found.same_class, "difference": found.difference}
     (folder / "report.json").write_text(json.dumps(figures))
 
 
-def _check(trained: Trained, model_file: Path, args: argparse.Namespace) -> Agreement:
-    """The worst of a few val images, or of one random image of a fixed shape that they do not have."""
-    images = list(_images(trained, args.input_shape)) or [
-        np.random.default_rng(0).normal(0, 1, args.input_shape).astype("float32")
-    ]
+@contextlib.contextmanager
+def _layer(trained: Trained, args: argparse.Namespace, image: np.ndarray) -> Iterator[tuple[nn.Layer, list[str]]]:
+    """What is exported, and what its outputs are called."""
+    if not args.for_serving:
+        yield Exported(trained.model, args.output_op), ["prediction"]
+        return
+    batch = Batch(paddle.to_tensor(image), paddle.zeros([1, 1, 1], "int64"))
+    own = own_logits(trained.model, batch)
+    with paddle.no_grad():
+        count = len(trained.model(batch.images))
+    logits = [own.get(index, str(index)) for index in range(count)]
+    twice = [name for name in args.features if name in logits]
+    if twice:
+        raise ConfigError(f"--features {twice[0]}: these are the logits, which are an output already")
+    names = [*dict.fromkeys(logits), *dict.fromkeys(args.features)]
+    with Recorder(AdaptorBase(trained.model), [name for name in names if not name.isdigit()]) as recorder:
+        aliases = ["prediction", *(f"prediction_{i}" for i in range(1, len(set(logits))))]
+        yield Wanted(trained.model, recorder, names), [*aliases, *names[len(aliases) :]]
+
+
+def _check(layer: nn.Layer, images: Sequence[np.ndarray], model_file: Path) -> Agreement:
+    """The worst of the images."""
     engine = predictor(model_file, model_file.with_name("model.pdiparams"))
-    found = [agreement(trained.model, args.output_op, x, run_predictor(engine, x)) for x in images]
+    found = [agreement(layer, x, run_predictor(engine, x)) for x in images]
     return Agreement(max(f.difference for f in found), min(f.same_class for f in found))
 
 
-def _images(trained: Trained, shape: Sequence[int] | None) -> Any:
+def _images(trained: Trained, shape: Sequence[int] | None) -> list[np.ndarray]:
+    """A few val images, or one random image of a fixed shape that they do not have."""
     dataset = registry.build(trained.dataset, "data set")
-    for index in range(min(len(dataset), 3)):
-        sample: Mapping[str, Any] = dataset[index]
-        image = sample["img"][None].astype("float32")
-        if shape is None or list(image.shape) == list(shape):
-            yield image
+    samples = (dataset[index] for index in range(min(len(dataset), 3)))
+    images = [sample["img"][None].astype("float32") for sample in samples]
+    if shape is None:
+        return images
+    fitting = [image for image in images if list(image.shape) == list(shape)]
+    return fitting or [np.random.default_rng(0).normal(0, 1, shape).astype("float32")]
 
 
 if __name__ == "__main__":

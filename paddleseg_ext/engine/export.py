@@ -1,5 +1,6 @@
 """A trained model as a Paddle inference model, and the proof that it gives the same."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,15 +53,13 @@ def uses_old_ir() -> bool:
     return not paddle.get_flags("FLAGS_enable_pir_api")["FLAGS_enable_pir_api"]
 
 
-def export(model: nn.Layer, folder: Path, shape: list[int | None], output_op: str) -> str:
+def export(layer: nn.Layer, folder: Path, shape: list[int | None]) -> str:
     """Write `model.pdmodel` (old IR) or `model.json` (PIR) with `model.pdiparams`; returns the name of the first.
 
     Args:
-        model: in eval mode.
+        layer: in eval mode, such as Exported.
         shape: [N, C, H, W] of its input, None for what may change.
-        output_op: one of OUTPUTS.
     """
-    layer = Exported(model, output_op)
     layer.eval()
     specification = [paddle.static.InputSpec(shape, "float32", name="x")]
     paddle.jit.save(paddle.jit.to_static(layer, input_spec=specification, full_graph=True), str(folder / "model"))
@@ -79,22 +78,27 @@ def predictor(model_file: Path, params_file: Path) -> Any:
     return create_predictor(config)
 
 
-def run_predictor(predictor: Any, image: np.ndarray) -> np.ndarray:
-    """Its first output for an image float32 [N, C, H, W]."""
+def run_predictor(predictor: Any, image: np.ndarray) -> list[np.ndarray]:
+    """Its outputs for an image float32 [N, C, H, W]."""
     handle = predictor.get_input_handle(predictor.get_input_names()[0])
     handle.reshape(image.shape)
     handle.copy_from_cpu(np.ascontiguousarray(image))
     predictor.run()
-    return predictor.get_output_handle(predictor.get_output_names()[0]).copy_to_cpu()
+    return [predictor.get_output_handle(name).copy_to_cpu() for name in predictor.get_output_names()]
 
 
 @paddle.no_grad()
-def agreement(model: nn.Layer, output_op: str, image: np.ndarray, given: np.ndarray) -> Agreement:
-    """Compare an output of the exported model with the layer's own for the same image."""
-    wanted = Exported(model, output_op)(paddle.to_tensor(image)).numpy()
-    if wanted.shape != given.shape:
+def agreement(layer: nn.Layer, image: np.ndarray, given: Sequence[np.ndarray]) -> Agreement:
+    """Compare the outputs of an exported layer with its own for the same image; the first are classes [N, H, W] or logits."""
+    outputs = layer(paddle.to_tensor(image))
+    wanted = [x.numpy() for x in (outputs if isinstance(outputs, list | tuple) else [outputs])]
+    if [x.shape for x in wanted] != [x.shape for x in given]:
         return Agreement(float("inf"), 0.0)
-    if output_op == "argmax":
-        return Agreement(0.0, float((wanted == given).mean()))
-    difference = float(np.abs(wanted.astype(np.float64) - given).max())
-    return Agreement(difference, float((wanted.argmax(1) == given.argmax(1)).mean()))
+    difference = max(_difference(a, b) for a, b in zip(wanted, given, strict=True))
+    classes = [x.argmax(1) if x.dtype.kind == "f" else x for x in (wanted[0], given[0])]
+    return Agreement(difference, float((classes[0] == classes[1]).mean()))
+
+
+def _difference(wanted: np.ndarray, given: np.ndarray) -> float:
+    """The largest; of class numbers 0, since how far apart two of them are says nothing."""
+    return float(np.abs(wanted.astype(np.float64) - given).max()) if wanted.dtype.kind == "f" else 0.0

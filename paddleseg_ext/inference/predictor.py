@@ -98,7 +98,8 @@ def describe(model: Path) -> tuple[_Specs, _Specs]:
 
 
 def _in_old_ir(core: Any, model: Path) -> tuple[_Specs, _Specs]:
-    block = core.ProgramDesc(model.read_bytes()).block(0)
+    program = core.ProgramDesc(model.read_bytes())  # its parts do not keep it alive
+    block = program.block(0)
     operators = [block.op(i) for i in range(block.op_size())]
 
     def tensors(kind: str, name: Callable[[Any], str]) -> _Specs:
@@ -146,7 +147,7 @@ def _paddle(model: Path, params: Path | None, options: PredictorOptions) -> _Ope
     try:
         predictor = create_predictor(settings)
     except (ValueError, RuntimeError) as error:
-        raise ConfigError(f"{params}: not the weights of {model.name} ({_reason(error)})") from None
+        raise ConfigError(f"{model}: cannot be loaded with {params} ({_reason(error)})") from None
 
     def run(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         for spec, x in zip(inputs, arrays, strict=True):

@@ -36,9 +36,18 @@ class Worker:
         self._start()
 
     def spec(self) -> ModelSpec:
-        """The model, as soon as it is open. Raises UserError where `opened` does, RuntimeError where it fails otherwise."""
+        """The model, as soon as it is open.
+
+        Raises:
+            UserError: `opened` raises it, or its process dies.
+            RuntimeError: it raises anything else.
+        """
         if self._model is None:
-            self._model = _spec(self._said())
+            try:
+                self._model = _spec(self._said())
+            except EOFError:
+                self._process.join()
+                raise UserError(f"the process that opens the model ended with code {self._process.exitcode}") from None
         return self._model
 
     def __call__(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -46,7 +55,7 @@ class Worker:
             self.spec()
             _send(self._pipe, inputs)
             return _receive(self._pipe, self._said()["arrays"])
-        except (EOFError, OSError):
+        except (EOFError, OSError, UserError):
             self.close()
             code = self._process.exitcode
             self._start()

@@ -59,7 +59,7 @@ def test_a_cnn_is_exported_for_any_size_and_predicts_the_same(world):
     for image in (sample["img"][None].astype("float32"), np.random.default_rng(0).random((2, 3, 128, 64), np.float32)):
         with paddle.no_grad():
             wanted = model(paddle.to_tensor(image))[0].argmax(1).numpy()
-        given = run_predictor(engine, image)
+        (given,) = run_predictor(engine, image)
         assert given.dtype == np.int32 and given.shape == wanted.shape and (given == wanted).mean() > 0.999
 
 
@@ -73,7 +73,7 @@ def test_a_transformer_is_exported_too_at_a_fixed_size_with_probabilities(world)
     image = np.random.default_rng(0).random((1, 3, 64, 96), np.float32)
     with paddle.no_grad():
         wanted = paddle.nn.functional.softmax(model(paddle.to_tensor(image))[0], axis=1).numpy()
-    np.testing.assert_allclose(run_predictor(engine, image), wanted, atol=1e-4)
+    np.testing.assert_allclose(run_predictor(engine, image)[0], wanted, atol=1e-4)
 
 
 def test_exporting_again_replaces_the_files_and_leaves_others(world):
