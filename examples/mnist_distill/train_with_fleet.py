@@ -129,7 +129,9 @@ def train(args, model, reader):
             image, label, *taught = map(paddle.to_tensor, batch)
             logits = model(image)
             loss = F.cross_entropy(logits, label)
-            if taught:  # the teacher's probabilities; the weights add up to 1, so that steps are as long as without a teacher
+            if (
+                taught
+            ):  # the teacher's probabilities; the weights add up to 1, so that steps are as long as without a teacher
                 loss = 0.3 * loss + 0.7 * F.cross_entropy(logits, taught[0], soft_label=True)
             loss.backward()
             optimizer.step()
