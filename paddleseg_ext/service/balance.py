@@ -1,8 +1,8 @@
 """Which student asks which teachers; pure: no clock, no I/O.
 
 With n teachers and m students of one model:
-n >= m: a teacher serves one student, none is idle while a student has fewer than it asks for, and students have equally many, within
-        one, up to what each asks for;
+n >= m: a teacher serves one student, none is idle while a student has fewer than it asks for, and students have equally
+        many, within one, up to what each asks for;
 n < m:  a student has one teacher, and teachers serve equally many students, within one.
 Of all such assignments, one that keeps the most of what is held.
 """
@@ -22,8 +22,8 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Student:
-    """name: unique. require_num: the most teachers it has a use for, at least 1. digest: of the model it has learnt from so far; empty:
-    any. held: endpoints it asks at present."""
+    """name: unique. require_num: the most teachers it has a use for, at least 1. digest: of the model it has learnt from so
+    far; empty: any. held: endpoints it asks at present."""
 
     name: str
     require_num: int = 1
@@ -34,8 +34,8 @@ class Student:
 def assign(teachers: Sequence[Teacher], students: Sequence[Student]) -> dict[str, list[str]]:
     """The endpoints of each student by its name, sorted; the order of the arguments does not matter.
 
-    A student never gets teachers of two models, nor of another model than it has learnt from; one without a model gets the model that
-    most teachers serve.
+    A student never gets teachers of two models, nor of another model than it has learnt from; one that has learnt from none
+    gets the model that most teachers serve.
     """
     models = {teacher.endpoint: teacher.digest for teacher in teachers}
     groups: dict[str, list[Student]] = {}
@@ -119,7 +119,7 @@ _EXTRA, _SINK = ("extra", ""), ("sink", "")
 def _kept(items: Sequence[str], links: Sequence[tuple[str, str]], room: _Room) -> dict[str, str]:
     """The most links that fit the room, an item once.
 
-    Item to bin to sink; a bin has `base` units to the sink and, if wider, one more by way of a node that passes `extra` of them on.
+    Item to bin to sink; a bin has `base` units to the sink and, if wider, one more by way of a node that passes on `extra`.
     """
     left: dict[_Node, dict[_Node, int]] = {_EXTRA: {_SINK: room.extra}, _SINK: {}}
     for box, base in room.base.items():
