@@ -1,7 +1,7 @@
 """The store of who teaches and who learns: a Redis server, or several of which the first that works is used.
 
-Below a prefix: a lease for each teacher, a report for each student, and who asks whom for each service. Everything runs out unless it is
-renewed, so that nobody has to clean up after a crash.
+Below a prefix: a lease for each teacher, a report for each student, and who asks whom for each service. Everything runs out
+unless it is renewed, so that nobody has to clean up after a crash.
 """
 
 import os
@@ -90,7 +90,10 @@ class Registry:
         self._call(lambda client: client.ping())
 
     def take(self, lease: Lease) -> None:
-        """Register a teacher, or renew its lease. Raises LeaseRefused where it is another's, or the service serves another model."""
+        """Register a teacher, or renew its lease.
+
+        Raises LeaseRefused where it is another's, or the service serves another model.
+        """
         leases, index = self._key("lease", lease.service), self._key("leases", lease.service)
         values = [lease.token, lease.digest, lease.text(), self._milliseconds, lease.endpoint]
         values += [f"{leases}:", self._key("services"), lease.service]
@@ -129,7 +132,7 @@ class Registry:
 
     def services(self) -> list[str]:
         """Names of services with a teacher or a student, now or a moment ago."""
-        found = self._call(lambda client: client.smembers(self._key("services")))
+        found: set[Any] = self._call(lambda client: client.smembers(self._key("services")))
         return sorted(name for name in (member.decode(errors="replace") for member in found) if is_name(name))
 
     def close(self) -> None:

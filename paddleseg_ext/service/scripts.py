@@ -1,6 +1,7 @@
-"""What Redis does in one step, in its own Lua. Keys that are found in an index are made from their prefix, so a Redis Cluster will not do."""
+"""What Redis does in one step, in its own Lua. Keys found in an index are made here, so a Redis Cluster will not do."""
 
-# KEYS: lease, index of leases. ARGV: token, digest, content, milliseconds, endpoint, prefix of leases, index of services, service.
+# KEYS: lease, index of leases.
+# ARGV: token, digest, content, milliseconds, endpoint, prefix of leases, index of services, service.
 # A lease is given to the owner of its token only, and only while nobody else in the service serves another model.
 TAKE = """
 local owner = redis.call('HGET', KEYS[1], 'token')
@@ -26,8 +27,9 @@ redis.call('SREM', KEYS[2], ARGV[2])
 return 1
 """
 
-# KEYS: index of leases, index of reports, shares, index of services. ARGV: service, prefix of leases, prefix of reports, milliseconds,
-# number of reports, then name and content of each, then names of students that left.
+# KEYS: index of leases, index of reports, shares, index of services.
+# ARGV: service, prefix of leases, prefix of reports, milliseconds, number of reports, then name and content of each, then
+# names of students that left.
 # Returns leases, reports, shares and the time in milliseconds, all of one moment; forgets names whose entry has run out.
 VISIT = """
 local reports = tonumber(ARGV[5])
