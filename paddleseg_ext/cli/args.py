@@ -1,6 +1,7 @@
 """Every flag, once. Names, meanings and defaults are PaddleSeg's where it has the flag."""
 
 import argparse
+from pathlib import Path
 
 from paddleseg_ext.config import ENGINES
 
@@ -112,6 +113,30 @@ def add_trained_model(parser: argparse.ArgumentParser) -> None:
     add("--is_slide", action="store_true", help="by a sliding window; needs --crop_size and --stride")
     add("--crop_size", type=_positive, nargs=2, metavar=("WIDTH", "HEIGHT"), help="of the window, in pixels")
     add("--stride", type=_positive, nargs=2, metavar=("X", "Y"), help="of the window, in pixels")
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """The Redis server in which teachers and students find each other."""
+    add = parser.add_argument
+    add(
+        "--db_endpoints",
+        required=True,
+        metavar="R:P[,R:P...]",
+        help="Redis: host:port, redis://host:port/db, or rediss://host:port for TLS; several are tried in turn",
+    )
+    add("--redis_password", help="better by --redis_password_file or the variable REDIS_PASSWORD: flags show in `ps`")
+    add("--redis_password_file", type=Path, help="a file with the password of Redis")
+    add("--key_prefix", default="paddleseg_ext", help="of all keys in Redis")
+    add("--lease", type=float, default=10.0, help="seconds after which who is not heard of is gone")
+
+
+def add_security(parser: argparse.ArgumentParser) -> None:
+    """TLS and tokens of a service, or of the services that a command talks to."""
+    add = parser.add_argument
+    add("--tls_cert", type=Path, help="PEM file with the own certificate")
+    add("--tls_key", type=Path, help="PEM file with its key")
+    add("--tls_ca", type=Path, help="PEM file with the certificates to trust; a server then asks clients for theirs")
+    add("--token_file", type=Path, help="file with a secret that comes with every call")
 
 
 def _positive(text: str) -> int:

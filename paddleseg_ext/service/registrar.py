@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import grpc
+from google.protobuf.message import Message
 from grpc_health.v1 import health_pb2
 from tritonclient.grpc import service_pb2 as pb
 
@@ -101,11 +102,16 @@ class Registrar:
         """Whether the last renewal succeeded."""
         return self._registered.is_set()
 
-    def wait(self, seconds: float) -> None:
-        """Until the teacher is registered. Raises RegistrarError with the reason where that takes longer."""
-        if not self._registered.wait(seconds):
+    def wait(self, seconds: float, stop: threading.Event | None = None) -> None:
+        """Until the teacher is registered, or `stop` is set. Raises RegistrarError with the reason where that takes longer."""
+        end = time.monotonic() + seconds
+        while not self._registered.wait(0.05) and time.monotonic() < end:
+            if stop is not None and stop.is_set():
+                return
+        if not self.registered:
+            reason = self._problem or "no answer yet"
             raise RegistrarError(
-                f"{self._endpoint} is not registered for '{self._service}' after {seconds:g} s: {self._problem or 'no answer yet'}"
+                f"{self._endpoint} is not registered for '{self._service}' after {seconds:g} s: {reason}"
             )
 
     def _run(self) -> None:
@@ -185,9 +191,9 @@ def _check(channel: grpc.Channel, endpoint: str, options: RegistrarOptions) -> N
         raise _NotServing(f"{endpoint}: says that it does not serve")
 
 
-def _ask(channel: grpc.Channel, method: str, message: object, options: RegistrarOptions) -> bytes:
-    call = channel.unary_unary(method, request_serializer=type(message).SerializeToString)
-    return call(message, timeout=options.check, metadata=options.security.metadata())
+def _ask(channel: grpc.Channel, method: str, message: Message, options: RegistrarOptions) -> bytes:
+    call = channel.unary_unary(method)
+    return call(message.SerializeToString(), timeout=options.check, metadata=options.security.metadata())
 
 
 def _unavailable(endpoint: str, error: grpc.RpcError) -> TeacherUnavailable:

@@ -193,11 +193,11 @@ def password(given: str | None, file: Path | None) -> str:
 
 def _client(endpoint: str, password: str) -> redis.Redis:
     url = endpoint if "://" in endpoint else f"redis://{endpoint}"
-    expected = "host:port, redis://host:port or rediss://host:port is expected"
+    expected = "host:port, redis://host:port[/db] or rediss://host:port[/db] is expected"
     try:
         parts = urlsplit(url)
-        sound = parts.scheme in ("redis", "rediss") and is_endpoint(parts.netloc.rpartition("@")[2])
-        if not sound:
+        known = parts.scheme in ("redis", "rediss") and (parts.path.strip("/") or "0").isdecimal()
+        if not known or not is_endpoint(parts.netloc.rpartition("@")[2]):
             raise ValueError(expected)
         options: dict[str, Any] = {"socket_timeout": _SECONDS, "socket_connect_timeout": _SECONDS}
         if password and parts.password is None:

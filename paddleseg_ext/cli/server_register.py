@@ -1,0 +1,49 @@
+"""Keeps a teacher registered while it is alive and healthy; for teachers that do not do so themselves.
+
+python -m paddleseg_ext.cli.server_register --db_endpoints 127.0.0.1:6379 --service_name N --server 127.0.0.1:9292
+"""
+
+import argparse
+import threading
+from collections.abc import Sequence
+from contextlib import closing
+
+from paddleseg_ext.cli import args as flags
+from paddleseg_ext.cli import services
+from paddleseg_ext.cli.screen import start_logging, user_errors
+from paddleseg_ext.service.client import ClientOptions, connector
+from paddleseg_ext.service.registrar import Registrar, RegistrarOptions, described_by
+from paddleseg_ext.service.registry import Registry
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's flags."""
+    parser = flags.parser("Keep a teacher registered while it is alive and healthy.")
+    flags.add_store(parser)
+    add = parser.add_argument
+    add("--service_name", required=True, help="what students ask for")
+    add("--server", required=True, metavar="T:P", help="where students reach the teacher")
+    add("--model_name", default="", help="which model of a server that has several")
+    add("--wait", type=float, default=30.0, help="seconds that the teacher has to become ready at the start")
+    flags.add_security(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
+    args = parser().parse_args(argv)
+    start_logging(0)
+    with user_errors():
+        security, stop = services.security(args), threading.Event()
+        describe = described_by(connector(ClientOptions(model=args.model_name, security=security)), args.server)
+        services.on_end(stop.set)
+        with closing(Registry(services.store(args))) as registry:
+            registry.ping()
+            options = RegistrarOptions(security=security)
+            with Registrar(registry, args.service_name, args.server, describe, options) as registrar:
+                registrar.wait(args.wait, stop)
+                stop.wait()
+
+
+if __name__ == "__main__":
+    main()

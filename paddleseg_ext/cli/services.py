@@ -1,0 +1,30 @@
+"""What the commands of the service share: flags to options, signals to an orderly end."""
+
+import argparse
+import signal
+from collections.abc import Callable
+
+from paddleseg_ext.service.registry import StoreOptions, password
+from paddleseg_ext.service.security import Security, read_token
+
+
+def store(args: argparse.Namespace) -> StoreOptions:
+    """The options of `add_store`. Raises ConfigError."""
+    return StoreOptions(
+        endpoints=tuple(word.strip() for word in args.db_endpoints.split(",") if word.strip()),
+        password=password(args.redis_password, args.redis_password_file),
+        prefix=args.key_prefix,
+        lease=args.lease,
+    )
+
+
+def security(args: argparse.Namespace) -> Security:
+    """The options of `add_security`. Raises ConfigError."""
+    token = read_token(args.token_file) if args.token_file else ""
+    return Security(args.tls_cert, args.tls_key, args.tls_ca, token)
+
+
+def on_end(stop: Callable[[], object]) -> None:
+    """Call `stop` at SIGTERM and at Ctrl-C."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop())

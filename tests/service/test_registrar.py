@@ -1,0 +1,203 @@
+"""A teacher is registered while it is alive and well, and not a moment longer than its lease."""
+
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, closing
+
+import pytest
+from redis_server import ROOT, commands, free_port, redis_server, until
+from tiny_teacher import TinyTeacher
+
+from paddleseg_ext.errors import ConfigError
+from paddleseg_ext.service.client import ClientOptions, connector
+from paddleseg_ext.service.registrar import Registrar, RegistrarError, RegistrarOptions, described_by
+from paddleseg_ext.service.registry import Registry, StoreOptions
+
+LEASE = 1.5
+REGISTER = ("-m", "paddleseg_ext.cli.server_register")
+
+
+@pytest.fixture(scope="module")
+def redis():
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture
+def world(redis, tmp_path):
+    """Redis without any content, a registry, and a way to start commands."""
+    redis.client().flushall()
+    with ExitStack() as stack:
+        registry = stack.enter_context(closing(Registry(StoreOptions((redis.endpoint,), lease=LEASE))))
+        yield registry, stack.enter_context(commands(tmp_path))
+
+
+@pytest.fixture
+def teacher():
+    teacher = TinyTeacher()
+    yield teacher
+    teacher.close()
+
+
+def registrar(registry, endpoint, **options):
+    options = RegistrarOptions(check=0.5, **options)
+    return Registrar(registry, "seg", endpoint, described_by(connector(ClientOptions()), endpoint), options)
+
+
+def registered(registry):
+    return [lease.endpoint for lease in registry.visit("seg").teachers]
+
+
+def words(redis, endpoint, *more):
+    return [
+        *REGISTER,
+        "--db_endpoints",
+        redis.endpoint,
+        "--service_name",
+        "seg",
+        "--server",
+        endpoint,
+        "--lease",
+        LEASE,
+        *more,
+    ]
+
+
+def test_a_teacher_is_registered_inside_the_block_and_longer_than_a_lease(world, teacher):
+    registry, _ = world
+    with registrar(registry, teacher.endpoint, rates=lambda: {"samples/s": 7.0}) as one:
+        one.wait(5)
+        end = time.monotonic() + 1.3 * LEASE
+        while time.monotonic() < end:
+            (lease,) = registry.visit("seg").teachers
+            time.sleep(0.05)
+    assert (lease.endpoint, lease.model, lease.rates) == (teacher.endpoint, "toy", {"samples/s": 7.0})
+    assert registered(registry) == []
+
+
+@pytest.mark.parametrize("health_service", [True, False], ids=["health", "ServerReady"])
+def test_one_that_says_it_does_not_serve_is_removed_at_once_and_comes_back(world, health_service):
+    registry, _ = world
+    teacher = TinyTeacher(health_service=health_service)
+    try:
+        with registrar(registry, teacher.endpoint) as one:
+            one.wait(5)
+            teacher.set_serving(False)
+            until(lambda: not one.registered, 3)
+            assert registered(registry) == []
+            teacher.set_serving(True)
+            one.wait(5)
+            teacher.close()
+            until(lambda: not registered(registry), 3)
+    finally:
+        teacher.close()
+
+
+def test_it_registers_again_after_redis_was_killed(world, redis, teacher):
+    registry, _ = world
+    with registrar(registry, teacher.endpoint) as one:
+        one.wait(5)
+        redis.kill()
+        until(lambda: not one.registered, 5)
+        redis.start()
+        until(lambda: registered(registry) == [teacher.endpoint], 5)
+
+
+def test_a_killed_registrar_leaves_a_lease_that_runs_out_and_another_takes_over(world, redis, teacher):
+    registry, start = world
+    victim = start(*words(redis, teacher.endpoint))
+    victim.says("is registered for 'seg'")
+    with registrar(registry, teacher.endpoint) as one:
+        until(lambda: "by another process" in one._problem, 5)
+        victim.kill()
+        assert registered(registry) == [teacher.endpoint]
+        one.wait(LEASE + 3)
+    assert registered(registry) == []
+
+
+def test_a_registrar_that_is_asked_to_stop_removes_its_lease(world, redis, teacher):
+    registry, start = world
+    command = start(*words(redis, teacher.endpoint))
+    command.says("is registered for 'seg'")
+    command.signal(signal.SIGTERM)
+    assert command.ends(5) == 0
+    assert registered(registry) == []
+
+
+def test_a_teacher_that_hangs_loses_its_lease_and_has_it_again_when_it_goes_on(world):
+    registry, start = world
+    port = free_port()
+    teacher = start(ROOT / "tests/service/tiny_teacher.py", port)
+    teacher.says("serving")
+    with registrar(registry, f"127.0.0.1:{port}") as one:
+        one.wait(5)
+        teacher.signal(signal.SIGSTOP)
+        until(lambda: not registered(registry), 2 * LEASE + 2)
+        teacher.signal(signal.SIGCONT)
+        until(lambda: registered(registry), 5)
+        teacher.kill()
+        until(lambda: not registered(registry), LEASE)
+
+
+def test_a_teacher_with_another_model_is_not_let_in(world, redis, teacher):
+    registry, start = world
+    other = TinyTeacher(model="wrong")
+    try:
+        with registrar(registry, teacher.endpoint) as one:
+            one.wait(5)
+            command = start(*words(redis, other.endpoint, "--wait", "1"))
+            assert command.ends() == 2
+            assert "error: " in command.text() and "with another model or other outputs than 'wrong'" in command.text()
+            assert registered(registry) == [teacher.endpoint]
+    finally:
+        other.close()
+
+
+def test_a_teacher_restarted_with_another_model_is_known_by_it(world, teacher):
+    registry, _ = world
+    with registrar(registry, teacher.endpoint) as one:
+        one.wait(5)
+        (before,) = registry.visit("seg").teachers
+        teacher.model = "newer"
+        (after,) = until(lambda: [t for t in registry.visit("seg").teachers if t.model == "newer"], 5)
+    assert after.digest != before.digest
+
+
+def test_what_cannot_be_is_refused_at_once(world, teacher):
+    registry, _ = world
+    for service, endpoint, flag in (("a b", teacher.endpoint, "--service_name"), ("seg", "nowhere", "--server")):
+        with pytest.raises(ConfigError, match=flag):
+            Registrar(registry, service, endpoint, lambda seconds: None)
+    away = f"127.0.0.1:{free_port()}"
+    with (
+        registrar(registry, away) as one,
+        pytest.raises(RegistrarError, match=f"{away} is not registered .*UNAVAILABLE"),
+    ):
+        one.wait(0.3)
+
+
+def test_bad_input_of_the_commands_is_one_line_and_exit_code_2(world, redis, teacher, tmp_path):
+    register, away = list(map(str, words(redis, teacher.endpoint))), f"127.0.0.1:{free_port()}"
+    balance = ["-m", "paddleseg_ext.cli.balance_server", "--db_endpoints", redis.endpoint]
+    (tmp_path / "bad.pem").write_text("nothing")
+    bad = str(tmp_path / "bad.pem")
+    cases = {
+        "no use of Redis at " + away: [*balance[:3], away],
+        "no use of Redis at  " + away: [*register[:3], away, *register[4:]],
+        "--db_endpoints nowhere: host:port": [*balance[:3], "nowhere"],
+        "--server nowhere: host:port".replace("nowhere: ", ""): [*balance, "--server", "nowhere"],
+        f"--server {teacher.endpoint}: cannot listen there": [*balance, "--server", teacher.endpoint],
+        f"--tls_cert {bad}, --tls_key {bad}: no PEM": [*balance, "--tls_cert", bad, "--tls_key", bad],
+        "--token_file gone: No such file": [*balance, "--token_file", "gone"],
+        "--redis_password_file gone: No such file": [*balance, "--redis_password_file", "gone"],
+        f"--tls_ca {bad}: no PEM": [*register, "--tls_ca", bad],
+        f"{away} is not registered for 'seg'": [*register[:7], away, "--wait", "0.3"],
+        "no use of Redis at   " + away: ["-m", "paddleseg_ext.cli.service_status", "--db_endpoints", away],
+    }
+    for expected, command in cases.items():
+        process = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=30)
+        assert process.returncode == 2, (command, process.stdout, process.stderr)
+        (line,) = process.stderr.strip().splitlines()
+        assert line.startswith("error: ") and " ".join(expected.split()) in line
