@@ -36,9 +36,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     start_logging(0)
     with user_errors():
-        (address,) = addresses.endpoints("--server", [args.server])
+        address = addresses.endpoint("--server", args.server)
         if args.host:
-            (address,) = addresses.endpoints("--host", [f"{args.host}:{address.rpartition(':')[2]}"])
+            address = addresses.endpoint("--host", f"{args.host}:{address.rpartition(':')[2]}")
         with closing(Registry(services.store(args))) as registry:
             registry.ping()
             asyncio.run(_serve(BalanceServer(registry, services.security(args)), address))

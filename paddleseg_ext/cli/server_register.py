@@ -35,11 +35,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     start_logging(0)
     with user_errors():
         security, stop = services.security(args), threading.Event()
+        options = RegistrarOptions(security=security)
         describe = described_by(connector(ClientOptions(model=args.model_name, security=security)), args.server)
         services.on_end(stop.set)
         with closing(Registry(services.store(args))) as registry:
             registry.ping()
-            options = RegistrarOptions(security=security)
             with Registrar(registry, args.service_name, args.server, describe, options) as registrar:
                 registrar.wait(args.wait, stop)
                 stop.wait()

@@ -80,7 +80,7 @@ class Registrar:
     ) -> None:
         self._registry, self._describe, self._options = registry, describe, options or RegistrarOptions()
         self._service = addresses.service_name("--service_name", service_name)
-        (self._endpoint,) = addresses.endpoints("--server", [endpoint])
+        self._endpoint = addresses.endpoint("--server", endpoint)
         self._credentials = self._options.security.channel_credentials()
         self._token = secrets.token_hex(16)
         self._lease: Lease | None = None

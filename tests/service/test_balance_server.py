@@ -165,9 +165,9 @@ def test_tls_both_ways_and_nobody_without_it(registry, tmp_path):
         with DiscoveredEndpoints(endpoint, "tls", options) as student:
             student.wait(10)
         for security in (Security(), Security(tls_ca=ca)):
-            with DiscoveredEndpoints(endpoint, "tls", DiscoveryOptions(security=security)) as student:
-                with pytest.raises(DiscoveryError):
-                    student.wait(1)
+            stranger = DiscoveredEndpoints(endpoint, "tls", DiscoveryOptions(security=security))
+            with stranger, pytest.raises(DiscoveryError):
+                stranger.wait(0.7)
 
 
 def test_a_port_in_use_is_said(registry, endpoint):

@@ -187,7 +187,7 @@ def test_bad_input_of_the_commands_is_one_line_and_exit_code_2(world, redis, tea
         "no use of Redis at " + away: [*balance[:3], away],
         "no use of Redis at  " + away: [*register[:3], away, *register[4:]],
         "--db_endpoints nowhere: host:port": [*balance[:3], "nowhere"],
-        "--server nowhere: host:port".replace("nowhere: ", ""): [*balance, "--server", "nowhere"],
+        "--server: host:port is expected": [*balance, "--server", "nowhere"],
         f"--server {teacher.endpoint}: cannot listen there": [*balance, "--server", teacher.endpoint],
         f"--tls_cert {bad}, --tls_key {bad}: no PEM": [*balance, "--tls_cert", bad, "--tls_key", bad],
         "--token_file gone: No such file": [*balance, "--token_file", "gone"],
