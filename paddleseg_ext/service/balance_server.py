@@ -6,6 +6,7 @@ compare-and-set. So every server, and the store, may be restarted at any time.
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -87,12 +88,16 @@ class BalanceServer:
 
     def _listen(self, server: grpc.aio.Server, address: str) -> int:
         credentials = self._security.server_credentials()
+        host, _, port = address.rpartition(":")
         try:
+            # gRPC would not say why it cannot, and writes lines of its own.
+            socket.create_server((host.strip("[]"), int(port)), family=_family(host)).close()
             if credentials is None:
                 return server.add_insecure_port(address)
             return server.add_secure_port(address, credentials)
-        except RuntimeError:
-            raise ConfigError(f"--server {address}: cannot listen there; the port may be in use") from None
+        except (OSError, RuntimeError) as error:
+            reason = str(getattr(error, "strerror", None) or error).partition(" (while")[0]
+            raise ConfigError(f"--server {address}: cannot listen there ({reason})") from None
 
     async def _poll(self, body: bytes, context: grpc.aio.ServicerContext) -> bytes:
         report = await self._admitted(body, context)
@@ -203,6 +208,10 @@ class BalanceServer:
                 for name, share in shares.of.items()
             },
         )
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if host.startswith("[") else socket.AF_INET
 
 
 def _tell(service: str, old: Shares | None, new: Shares) -> None:

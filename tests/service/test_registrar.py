@@ -15,7 +15,7 @@ from paddleseg_ext.service.client import ClientOptions, connector
 from paddleseg_ext.service.registrar import Registrar, RegistrarError, RegistrarOptions, described_by
 from paddleseg_ext.service.registry import Registry, StoreOptions
 
-LEASE = 1.5
+LEASE = 1.2
 REGISTER = ("-m", "paddleseg_ext.cli.server_register")
 
 
@@ -188,7 +188,12 @@ def test_bad_input_of_the_commands_is_one_line_and_exit_code_2(world, redis, tea
         "no use of Redis at  " + away: [*register[:3], away, *register[4:]],
         "--db_endpoints nowhere: host:port": [*balance[:3], "nowhere"],
         "--server: host:port is expected": [*balance, "--server", "nowhere"],
-        f"--server {teacher.endpoint}: cannot listen there": [*balance, "--server", teacher.endpoint],
+        f"--server {teacher.endpoint}: cannot listen there (Address already in use)": [
+            *balance,
+            "--server",
+            teacher.endpoint,
+        ],
+        "--server nowhere.invalid:1: cannot listen there": [*balance, "--server", "nowhere.invalid:1"],
         f"--tls_cert {bad}, --tls_key {bad}: no PEM": [*balance, "--tls_cert", bad, "--tls_key", bad],
         "--token_file gone: No such file": [*balance, "--token_file", "gone"],
         "--redis_password_file gone: No such file": [*balance, "--redis_password_file", "gone"],
