@@ -4,7 +4,6 @@ python -m paddleseg_ext.cli.server_register --db_endpoints 127.0.0.1:6379 --serv
 """
 
 import argparse
-import threading
 from collections.abc import Sequence
 from contextlib import closing
 
@@ -34,15 +33,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     start_logging(0)
     with user_errors():
-        security, stop = services.security(args), threading.Event()
+        security = services.security(args)
         options = RegistrarOptions(security=security)
         describe = described_by(connector(ClientOptions(model=args.model_name, security=security)), args.server)
-        services.on_end(stop.set)
+        ending = services.ending()
         with closing(Registry(services.store(args))) as registry:
             registry.ping()
             with Registrar(registry, args.service_name, args.server, describe, options) as registrar:
-                registrar.wait(args.wait, stop)
-                stop.wait()
+                registrar.wait(args.wait, stopped=lambda: not ending.empty())
+                ending.get()
 
 
 if __name__ == "__main__":

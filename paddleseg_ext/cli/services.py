@@ -2,7 +2,7 @@
 
 import argparse
 import signal
-from collections.abc import Callable
+from queue import SimpleQueue
 
 from paddleseg_ext.service.registry import StoreOptions, password
 from paddleseg_ext.service.security import Security, read_token
@@ -24,7 +24,13 @@ def security(args: argparse.Namespace) -> Security:
     return Security(args.tls_cert, args.tls_key, args.tls_ca, token)
 
 
-def on_end(stop: Callable[[], object]) -> None:
-    """Call `stop` at SIGTERM and at Ctrl-C."""
+def ending() -> SimpleQueue[int]:
+    """A queue that gets the number of a SIGTERM or SIGINT (Ctrl-C).
+
+    Its `put` may be called while its `get` waits in the same thread, as a signal's handler is; an Event would deadlock now
+    and then.
+    """
+    queue: SimpleQueue[int] = SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop())
+        signal.signal(number, lambda number, _: queue.put(number))
+    return queue

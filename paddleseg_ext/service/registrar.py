@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 from google.protobuf.message import Message
@@ -23,6 +24,7 @@ from paddleseg_ext.service.transport import Connect, TeacherError, TeacherUnavai
 
 _log = logging.getLogger(__name__)
 
+_HEALTH, _READY = "/grpc.health.v1.Health/Check", "/inference.GRPCInferenceService/ServerReady"
 _AGAIN = 1.0  # seconds before the next attempt after a failure
 _CHANNEL = (
     ("grpc.initial_reconnect_backoff_ms", 200),
@@ -86,6 +88,7 @@ class Registrar:
         self._lease: Lease | None = None
         self._started = time.time()
         self._problem = ""
+        self._call: Any = None
         self._registered, self._stop = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"registrar of {self._endpoint}", daemon=True)
 
@@ -94,7 +97,11 @@ class Registrar:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # The teacher may be this very thread, which cannot answer while it waits here.
         self._stop.set()
+        call = self._call
+        if call is not None:
+            call.cancel()
         self._thread.join()
 
     @property
@@ -102,11 +109,11 @@ class Registrar:
         """Whether the last renewal succeeded."""
         return self._registered.is_set()
 
-    def wait(self, seconds: float, stop: threading.Event | None = None) -> None:
-        """Until the teacher is registered, or `stop` is set. Raises RegistrarError with the reason where that takes longer."""
+    def wait(self, seconds: float, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Until the teacher is registered, or `stopped` says so. Raises RegistrarError where that takes longer."""
         end = time.monotonic() + seconds
         while not self._registered.wait(0.05) and time.monotonic() < end:
-            if stop is not None and stop.is_set():
+            if stopped():
                 return
         if not self.registered:
             reason = self._problem or "no answer yet"
@@ -119,8 +126,9 @@ class Registrar:
             while not self._stop.is_set():
                 try:
                     self._renew(channel)
-                except (TeacherError, RegistryError) as error:
-                    self._failed(error)
+                except (TeacherError, RegistryError, grpc.FutureCancelledError) as error:
+                    if not self._stop.is_set():
+                        self._failed(error)
                 else:
                     self._succeeded()
                 pause = self._registry.options.lease / 3
@@ -128,12 +136,34 @@ class Registrar:
         self._remove()
 
     def _renew(self, channel: grpc.Channel) -> None:
-        _check(channel, self._endpoint, self._options)
+        self._check(channel)
         spec = self._describe(self._options.check)
         rates = {key: float(value) for key, value in self._options.rates().items()}
         lease = Lease(self._service, self._endpoint, spec.name, spec.digest(), self._token, self._started, rates)
         self._registry.take(lease)
         self._lease = lease
+
+    def _check(self, channel: grpc.Channel) -> None:
+        """Raises TeacherUnavailable unless the teacher says that it serves."""
+        try:
+            try:
+                said = self._ask(channel, _HEALTH, health_pb2.HealthCheckRequest())
+                status = health_pb2.HealthCheckResponse.FromString(said).status
+                serving = status == health_pb2.HealthCheckResponse.SERVING
+            except grpc.RpcError as error:
+                if error.code() != grpc.StatusCode.UNIMPLEMENTED:
+                    raise
+                serving = pb.ServerReadyResponse.FromString(self._ask(channel, _READY, pb.ServerReadyRequest())).ready
+        except grpc.RpcError as error:
+            raise _unavailable(self._endpoint, error) from None
+        if not serving:
+            raise _NotServing(f"{self._endpoint}: says that it does not serve")
+
+    def _ask(self, channel: grpc.Channel, method: str, message: Message) -> bytes:
+        self._call = channel.unary_unary(method).future(
+            message.SerializeToString(), timeout=self._options.check, metadata=self._options.security.metadata()
+        )
+        return self._call.result()
 
     def _succeeded(self) -> None:
         if not self.registered:
@@ -172,28 +202,6 @@ def described_by(connect: Connect, endpoint: str) -> Describe:
             await transport.close()
 
     return lambda seconds: asyncio.run(once(seconds))
-
-
-def _check(channel: grpc.Channel, endpoint: str, options: RegistrarOptions) -> None:
-    """Raises TeacherUnavailable unless the teacher says that it serves."""
-    try:
-        said = _ask(channel, "/grpc.health.v1.Health/Check", health_pb2.HealthCheckRequest(), options)
-        serving = health_pb2.HealthCheckResponse.FromString(said).status == health_pb2.HealthCheckResponse.SERVING
-    except grpc.RpcError as error:
-        if error.code() != grpc.StatusCode.UNIMPLEMENTED:
-            raise _unavailable(endpoint, error) from None
-        try:
-            said = _ask(channel, "/inference.GRPCInferenceService/ServerReady", pb.ServerReadyRequest(), options)
-            serving = pb.ServerReadyResponse.FromString(said).ready
-        except grpc.RpcError as failure:
-            raise _unavailable(endpoint, failure) from None
-    if not serving:
-        raise _NotServing(f"{endpoint}: says that it does not serve")
-
-
-def _ask(channel: grpc.Channel, method: str, message: Message, options: RegistrarOptions) -> bytes:
-    call = channel.unary_unary(method)
-    return call(message.SerializeToString(), timeout=options.check, metadata=options.security.metadata())
 
 
 def _unavailable(endpoint: str, error: grpc.RpcError) -> TeacherUnavailable:

@@ -206,6 +206,25 @@ def test_a_balance_server_that_hangs_is_left_for_the_other(world, monkeypatch):
         world.servers[0].signal(signal.SIGCONT)
 
 
+def test_a_teacher_killed_with_its_registrar_is_taken_away_when_its_lease_runs_out(world):
+    name, port = world.service(), free_port()
+    register = (
+        "-m",
+        "paddleseg_ext.cli.server_register",
+        "--db_endpoints",
+        world.redis.endpoint,
+        "--service_name",
+        name,
+    )
+    teacher = world.start("tests/service/tiny_teacher.py", port)
+    teacher.says("serving")
+    registrar = world.start(*register, "--server", f"127.0.0.1:{port}", "--lease", LEASE)
+    student = world.learn("a")
+    until(lambda: list(student.endpoints()) == [f"127.0.0.1:{port}"], 15)
+    registrar.kill(), teacher.kill()
+    until(lambda: not student.endpoints(), LEASE + 3)
+
+
 def test_a_model_learnt_from_is_never_exchanged_for_another(world):
     world.service()
     world.join(ENDS[0])

@@ -1,8 +1,6 @@
 """A teacher is registered while it is alive and well, and not a moment longer than its lease."""
 
 import signal
-import subprocess
-import sys
 import time
 from contextlib import ExitStack, closing
 
@@ -10,6 +8,7 @@ import pytest
 from redis_server import ROOT, commands, free_port, redis_server, until
 from tiny_teacher import TinyTeacher
 
+from paddleseg_ext.cli import balance_server, server_register, service_status
 from paddleseg_ext.errors import ConfigError
 from paddleseg_ext.service.client import ClientOptions, connector
 from paddleseg_ext.service.registrar import Registrar, RegistrarError, RegistrarOptions, described_by
@@ -141,6 +140,22 @@ def test_a_teacher_that_hangs_loses_its_lease_and_has_it_again_when_it_goes_on(w
         until(lambda: not registered(registry), LEASE)
 
 
+def test_its_end_does_not_wait_for_a_teacher_that_hangs(world):
+    """The teacher may be the very thread that ends the block, as in `serve --register`."""
+    registry, start = world
+    port = free_port()
+    teacher = start(ROOT / "tests/service/tiny_teacher.py", port)
+    teacher.says("serving")
+    describe = described_by(connector(ClientOptions()), f"127.0.0.1:{port}")
+    with Registrar(registry, "seg", f"127.0.0.1:{port}", describe, RegistrarOptions(check=30)) as one:
+        one.wait(5)
+        teacher.signal(signal.SIGSTOP)
+        time.sleep(LEASE / 2)  # by now it asks the teacher
+        started = time.monotonic()
+    assert time.monotonic() - started < 1
+    assert registered(registry) == []
+
+
 def test_a_teacher_with_another_model_is_not_let_in(world, redis, teacher):
     registry, start = world
     other = TinyTeacher(model="wrong")
@@ -178,31 +193,45 @@ def test_what_cannot_be_is_refused_at_once(world, teacher):
         one.wait(0.3)
 
 
-def test_bad_input_of_the_commands_is_one_line_and_exit_code_2(world, redis, teacher, tmp_path):
-    register, away = list(map(str, words(redis, teacher.endpoint))), f"127.0.0.1:{free_port()}"
-    balance = ["-m", "paddleseg_ext.cli.balance_server", "--db_endpoints", redis.endpoint]
+@pytest.fixture
+def signals():
+    """A command run in this process leaves the signals as they were."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_bad_input_of_the_commands_is_one_line_and_exit_code_2(redis, teacher, tmp_path, capfd, signals):
+    away, bad = f"127.0.0.1:{free_port()}", str(tmp_path / "bad.pem")
     (tmp_path / "bad.pem").write_text("nothing")
-    bad = str(tmp_path / "bad.pem")
-    cases = {
-        "no use of Redis at " + away: [*balance[:3], away],
-        "no use of Redis at  " + away: [*register[:3], away, *register[4:]],
-        "--db_endpoints nowhere: host:port": [*balance[:3], "nowhere"],
-        "--server: host:port is expected": [*balance, "--server", "nowhere"],
-        f"--server {teacher.endpoint}: cannot listen there (Address already in use)": [
-            *balance,
-            "--server",
-            teacher.endpoint,
-        ],
-        "--server nowhere.invalid:1: cannot listen there": [*balance, "--server", "nowhere.invalid:1"],
-        f"--tls_cert {bad}, --tls_key {bad}: no PEM": [*balance, "--tls_cert", bad, "--tls_key", bad],
-        "--token_file gone: No such file": [*balance, "--token_file", "gone"],
-        "--redis_password_file gone: No such file": [*balance, "--redis_password_file", "gone"],
-        f"--tls_ca {bad}: no PEM": [*register, "--tls_ca", bad],
-        f"{away} is not registered for 'seg'": [*register[:7], away, "--wait", "0.3"],
-        "no use of Redis at   " + away: ["-m", "paddleseg_ext.cli.service_status", "--db_endpoints", away],
-    }
-    for expected, command in cases.items():
-        process = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=30)
-        assert process.returncode == 2, (command, process.stdout, process.stderr)
-        (line,) = process.stderr.strip().splitlines()
-        assert line.startswith("error: ") and " ".join(expected.split()) in line
+    (tmp_path / "two").write_text("two words")
+    good = ["--db_endpoints", redis.endpoint]
+    register = [*good, "--service_name", "seg", "--server"]
+    cases = [
+        (balance_server, ["--db_endpoints", away], f"no use of Redis at {away}"),
+        (service_status, ["--db_endpoints", away], f"no use of Redis at {away}"),
+        (server_register, [*register, "h:1", "--db_endpoints", away], f"no use of Redis at {away}"),
+        (balance_server, ["--db_endpoints", "nowhere"], "--db_endpoints nowhere: host:port"),
+        (balance_server, [*good, "--server", "nowhere"], "--server: host:port is expected"),
+        (balance_server, [*good, "--host", "a b"], "--host: host:port is expected"),
+        (balance_server, [*good, "--server", teacher.endpoint], "cannot listen there (Address already in use)"),
+        (balance_server, [*good, "--server", "192.0.2.1:1"], "cannot listen there (Cannot assign requested address)"),
+        (balance_server, [*good, "--tls_cert", bad, "--tls_key", bad], f"--tls_cert {bad}, --tls_key {bad}: no PEM"),
+        (balance_server, [*good, "--tls_cert", bad], "--tls_cert needs --tls_key"),
+        (balance_server, [*good, "--token_file", "gone"], "--token_file gone: No such file"),
+        (balance_server, [*good, "--token_file", str(tmp_path / "two")], "one line of visible ASCII characters"),
+        (balance_server, [*good, "--redis_password_file", "gone"], "--redis_password_file gone: No such file"),
+        (balance_server, [*good, "--lease", "0"], "--lease: seconds from 0.5"),
+        (service_status, [*good, "--key_prefix", ""], "--key_prefix: letters"),
+        (server_register, [*register, "h:1", "--tls_ca", bad], f"--tls_ca {bad}: no PEM"),
+        (server_register, [*register, "h"], "--server: host:port is expected"),
+        (server_register, [*register, away, "--wait", "0.3"], f"{away} is not registered for 'seg'"),
+        (server_register, [*register, teacher.endpoint, "--model_name", "x", "--wait", "1"], "asked for the model 'x'"),
+    ]
+    for command, words, expected in cases:
+        with pytest.raises(SystemExit) as ended:
+            command.main(words)
+        assert ended.value.code == 2
+        (line,) = capfd.readouterr().err.strip().splitlines()
+        assert line.startswith("error: ") and expected in line
