@@ -20,12 +20,12 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add("--batch_size", type=int, help="images per batch of one card or CPU process; default: the file's")
     add("--learning_rate", type=float, help="start of the schedule; default: the file's")
     add("--save_dir", default="./output", help="folder for checkpoints, metrics and pictures")
-    add("--save_interval", type=_positive, default=1000, help="iterations between checkpoints (and evaluations)")
+    add("--save_interval", type=positive, default=1000, help="iterations between checkpoints (and evaluations)")
     add("--keep_checkpoint_max", type=int, default=5, help="newest checkpoints to keep; 0 keeps all")
     add("--resume_model", help="a checkpoint folder save_dir/iter_N to go on from, or 'auto' for the newest if any")
     add("--do_eval", action="store_true", help="evaluate at every checkpoint and keep the best model")
     add("--use_vdl", action="store_true", help="write curves and pictures for VisualDL into save_dir")
-    add("--log_iters", type=_positive, default=10, help="iterations between log lines")
+    add("--log_iters", type=positive, default=10, help="iterations between log lines")
     add("--num_workers", type=int, default=0, help="processes that read training data; 0 reads in this one")
     add("--seed", type=int, help="random seed; default: a new one, which is logged")
     add_device(parser)
@@ -100,6 +100,21 @@ def add_where(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_store(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """The Redis server in which teachers and students find each other."""
+    add = parser.add_argument
+    add(
+        "--db_endpoints",
+        required=required,
+        metavar="R:P[,R:P...]",
+        help="Redis: host:port, redis://host:port/db, or rediss://host:port for TLS; several are tried in turn",
+    )
+    add("--redis_password", help="better by --redis_password_file or the variable REDIS_PASSWORD: flags show in `ps`")
+    add("--redis_password_file", type=Path, help="a file with the password of Redis")
+    add("--key_prefix", default="paddleseg_ext", help="of all keys in Redis")
+    add("--lease", type=float, default=10.0, help="seconds after which who is not heard of is gone")
+
+
 def add_trained_model(parser: argparse.ArgumentParser) -> None:
     """A configuration with weights, and how the model is applied to an image; the defaults are the file's `test_config`."""
     add_config(parser)
@@ -111,35 +126,21 @@ def add_trained_model(parser: argparse.ArgumentParser) -> None:
     add("--flip_horizontal", action="store_true", help="of --aug_eval")
     add("--flip_vertical", action="store_true", help="of --aug_eval")
     add("--is_slide", action="store_true", help="by a sliding window; needs --crop_size and --stride")
-    add("--crop_size", type=_positive, nargs=2, metavar=("WIDTH", "HEIGHT"), help="of the window, in pixels")
-    add("--stride", type=_positive, nargs=2, metavar=("X", "Y"), help="of the window, in pixels")
-
-
-def add_store(parser: argparse.ArgumentParser) -> None:
-    """The Redis server in which teachers and students find each other."""
-    add = parser.add_argument
-    add(
-        "--db_endpoints",
-        required=True,
-        metavar="R:P[,R:P...]",
-        help="Redis: host:port, redis://host:port/db, or rediss://host:port for TLS; several are tried in turn",
-    )
-    add("--redis_password", help="better by --redis_password_file or the variable REDIS_PASSWORD: flags show in `ps`")
-    add("--redis_password_file", type=Path, help="a file with the password of Redis")
-    add("--key_prefix", default="paddleseg_ext", help="of all keys in Redis")
-    add("--lease", type=float, default=10.0, help="seconds after which who is not heard of is gone")
+    add("--crop_size", type=positive, nargs=2, metavar=("WIDTH", "HEIGHT"), help="of the window, in pixels")
+    add("--stride", type=positive, nargs=2, metavar=("X", "Y"), help="of the window, in pixels")
 
 
 def add_security(parser: argparse.ArgumentParser) -> None:
-    """TLS and tokens of a service, or of the services that a command talks to."""
+    """How a connection to or from a teacher is protected."""
     add = parser.add_argument
-    add("--tls_cert", type=Path, help="PEM file with the own certificate")
-    add("--tls_key", type=Path, help="PEM file with its key")
-    add("--tls_ca", type=Path, help="PEM file with the certificates to trust; a server then asks clients for theirs")
-    add("--token_file", type=Path, help="file with a secret that comes with every call")
+    add("--tls_cert", type=Path, help="PEM file with this side's certificate")
+    add("--tls_key", type=Path, help="PEM file with its key, not encrypted")
+    add("--tls_ca", type=Path, help="PEM file with whom to trust; a server with it asks clients for certificates")
+    add("--token_file", type=Path, help="file whose only line is a secret that comes with every call")
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """At least 1, for argparse."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"at least 1 is expected, but got {value}")

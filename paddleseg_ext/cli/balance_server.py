@@ -16,6 +16,7 @@ from paddleseg_ext.cli.screen import start_logging, user_errors
 from paddleseg_ext.service import addresses
 from paddleseg_ext.service.balance_server import BalanceServer
 from paddleseg_ext.service.registry import Registry
+from paddleseg_ext.service.security import Security
 
 _log = logging.getLogger("paddleseg_ext.balance_server")
 
@@ -41,7 +42,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             address = addresses.endpoint("--host", f"{args.host}:{address.rpartition(':')[2]}")
         with closing(Registry(services.store(args))) as registry:
             registry.ping()
-            asyncio.run(_serve(BalanceServer(registry, services.security(args)), address))
+            asyncio.run(
+                _serve(
+                    BalanceServer(registry, Security.of(args.tls_cert, args.tls_key, args.tls_ca, args.token_file)),
+                    address,
+                )
+            )
 
 
 async def _serve(server: BalanceServer, address: str) -> None:

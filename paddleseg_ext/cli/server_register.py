@@ -11,8 +11,10 @@ from paddleseg_ext.cli import args as flags
 from paddleseg_ext.cli import services
 from paddleseg_ext.cli.screen import start_logging, user_errors
 from paddleseg_ext.service.client import ClientOptions, connector
-from paddleseg_ext.service.registrar import Registrar, RegistrarOptions, described_by
+from paddleseg_ext.service.liveness import NetworkTeacher
+from paddleseg_ext.service.registrar import Registrar
 from paddleseg_ext.service.registry import Registry
+from paddleseg_ext.service.security import Security
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,13 +35,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser().parse_args(argv)
     start_logging(0)
     with user_errors():
-        security = services.security(args)
-        options = RegistrarOptions(security=security)
-        describe = described_by(connector(ClientOptions(model=args.model_name, security=security)), args.server)
+        security = Security.of(args.tls_cert, args.tls_key, args.tls_ca, args.token_file)
+        connect = connector(ClientOptions(model=args.model_name, security=security))
         ending = services.ending()
         with closing(Registry(services.store(args))) as registry:
             registry.ping()
-            with Registrar(registry, args.service_name, args.server, describe, options) as registrar:
+            with (
+                NetworkTeacher(args.server, connect, security) as teacher,
+                Registrar(registry, args.service_name, args.server, teacher) as registrar,
+            ):
                 registrar.wait(args.wait, stopped=lambda: not ending.empty())
                 ending.get()
 

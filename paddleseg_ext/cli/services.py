@@ -5,7 +5,6 @@ import signal
 from queue import SimpleQueue
 
 from paddleseg_ext.service.registry import StoreOptions, password
-from paddleseg_ext.service.security import Security, read_token
 
 
 def store(args: argparse.Namespace) -> StoreOptions:
@@ -16,12 +15,6 @@ def store(args: argparse.Namespace) -> StoreOptions:
         prefix=args.key_prefix,
         lease=args.lease,
     )
-
-
-def security(args: argparse.Namespace) -> Security:
-    """The options of `add_security`. Raises ConfigError."""
-    token = read_token(args.token_file) if args.token_file else ""
-    return Security(args.tls_cert, args.tls_key, args.tls_ca, token)
 
 
 def ending() -> SimpleQueue[int]:

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 
 import pytest
 from redis_server import ROOT, commands, free_port, redis_server, until
@@ -11,7 +11,8 @@ from tiny_teacher import TinyTeacher
 from paddleseg_ext.cli import balance_server, server_register, service_status
 from paddleseg_ext.errors import ConfigError
 from paddleseg_ext.service.client import ClientOptions, connector
-from paddleseg_ext.service.registrar import Registrar, RegistrarError, RegistrarOptions, described_by
+from paddleseg_ext.service.liveness import NetworkTeacher
+from paddleseg_ext.service.registrar import Registrar, RegistrarError, RegistrarOptions
 from paddleseg_ext.service.registry import Registry, StoreOptions
 
 LEASE = 1.2
@@ -40,9 +41,14 @@ def teacher():
     teacher.close()
 
 
+@contextmanager
 def registrar(registry, endpoint, **options):
-    options = RegistrarOptions(check=0.5, **options)
-    return Registrar(registry, "seg", endpoint, described_by(connector(ClientOptions()), endpoint), options)
+    options = RegistrarOptions(**{"check": 0.5, **options})
+    with (
+        NetworkTeacher(endpoint, connector(ClientOptions())) as asked,
+        Registrar(registry, "seg", endpoint, asked, options) as one,
+    ):
+        yield one
 
 
 def registered(registry):
@@ -146,8 +152,7 @@ def test_its_end_does_not_wait_for_a_teacher_that_hangs(world):
     port = free_port()
     teacher = start(ROOT / "tests/service/tiny_teacher.py", port)
     teacher.says("serving")
-    describe = described_by(connector(ClientOptions()), f"127.0.0.1:{port}")
-    with Registrar(registry, "seg", f"127.0.0.1:{port}", describe, RegistrarOptions(check=30)) as one:
+    with registrar(registry, f"127.0.0.1:{port}", check=30) as one:
         one.wait(5)
         teacher.signal(signal.SIGSTOP)
         time.sleep(LEASE / 2)  # by now it asks the teacher
@@ -184,7 +189,7 @@ def test_what_cannot_be_is_refused_at_once(world, teacher):
     registry, _ = world
     for service, endpoint, flag in (("a b", teacher.endpoint, "--service_name"), ("seg", "nowhere", "--server")):
         with pytest.raises(ConfigError, match=flag):
-            Registrar(registry, service, endpoint, lambda seconds: None)
+            Registrar(registry, service, endpoint, None)
     away = f"127.0.0.1:{free_port()}"
     with (
         registrar(registry, away) as one,
