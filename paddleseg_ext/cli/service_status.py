@@ -71,7 +71,7 @@ def _service(view: View) -> dict[str, Any]:
 
 def _lines(name: str, service: dict[str, Any]) -> list[str]:
     teachers, students = service["teachers"], service["students"]
-    heading = f"{name}: {len(teachers)} teachers, {len(students)} students"
+    heading = f"{name}: teachers {len(teachers)}, students {len(students)}"
     rows: list[tuple[str, ...]] = [("teacher", "model", "outputs", "age", "samples/s", "students")]
     for teacher in teachers:
         age = time.strftime("%H:%M:%S", time.gmtime(teacher["age"] % 86400))

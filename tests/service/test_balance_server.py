@@ -13,8 +13,6 @@ import pytest
 from grpc_health.v1 import health_pb2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from redis_server import commands, redis_server
-from tls import certificates
 
 from paddleseg_ext.errors import ConfigError
 from paddleseg_ext.service.balance_server import SERVICE, BalanceServer
@@ -22,6 +20,8 @@ from paddleseg_ext.service.discovery import DiscoveredEndpoints, DiscoveryError,
 from paddleseg_ext.service.messages import Lease, Report, Share
 from paddleseg_ext.service.registry import Registry, StoreOptions
 from paddleseg_ext.service.security import Security
+from tests.service.redis_server import commands, redis_server
+from tests.service.tls import certificates
 
 
 @contextmanager
@@ -195,6 +195,6 @@ def test_status_shows_who_asks_whom_and_how_fast(redis, registry, endpoint, tmp_
     assert sorted(t["students"][0] for t in found["teachers"]) == ["alice", "bob"]
     assert [t["rate"] for t in found["teachers"]] == [83.0, 1.0]
     assert {s["name"]: s["require_num"] for s in found["students"]} == {"alice": 1, "bob": 1}
-    assert "shown: 2 teachers, 2 students" in table.text()
+    assert "shown: teachers 2, students 2" in table.text()
     for student in students:
         assert any(student.student in line and student.endpoints()[0] in line for line in table.text().splitlines())

@@ -8,14 +8,14 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 
 import pytest
-from redis_server import commands, free_port, redis_server, until
-from test_assign import faults
 
 from paddleseg_ext.errors import ConfigError
 from paddleseg_ext.service.discovery import DiscoveredEndpoints, DiscoveryError, DiscoveryOptions
 from paddleseg_ext.service.messages import Lease
 from paddleseg_ext.service.registry import Registry, RegistryError, StoreOptions
 from paddleseg_ext.service.security import Security
+from tests.service.redis_server import commands, free_port, redis_server, until
+from tests.service.test_assign import faults
 
 LEASE = 2.0
 BALANCE = ("-m", "paddleseg_ext.cli.balance_server")

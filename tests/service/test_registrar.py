@@ -5,8 +5,6 @@ import time
 from contextlib import ExitStack, closing, contextmanager
 
 import pytest
-from redis_server import ROOT, commands, free_port, redis_server, until
-from tiny_teacher import TinyTeacher
 
 from paddleseg_ext.cli import balance_server, server_register, service_status
 from paddleseg_ext.errors import ConfigError
@@ -14,6 +12,8 @@ from paddleseg_ext.service.client import ClientOptions, connector
 from paddleseg_ext.service.liveness import NetworkTeacher
 from paddleseg_ext.service.registrar import Registrar, RegistrarError, RegistrarOptions
 from paddleseg_ext.service.registry import Registry, StoreOptions
+from tests.service.redis_server import ROOT, commands, free_port, redis_server, until
+from tests.service.tiny_teacher import TinyTeacher
 
 LEASE = 1.2
 REGISTER = ("-m", "paddleseg_ext.cli.server_register")

@@ -6,7 +6,6 @@ from contextlib import closing
 
 import numpy as np
 import pytest
-from redis_server import free_port, redis_server
 
 from paddleseg_ext.cli import args as flags
 from paddleseg_ext.cli.registration import add_registration, registration
@@ -17,6 +16,7 @@ from paddleseg_ext.service.registry import Registry, RegistryAway, StoreOptions
 from paddleseg_ext.service.server import ServerOptions, running
 from paddleseg_ext.service.spec import ModelSpec, TensorSpec
 from paddleseg_ext.service.transport import TeacherUnavailable
+from tests.service.redis_server import free_port, redis_server
 
 SPEC = ModelSpec(
     "double", "1", (TensorSpec("x", "FP32", (-1, 2), "img"),), (TensorSpec("y", "FP32", (-1, 2), "prediction"),)

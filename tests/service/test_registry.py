@@ -9,13 +9,13 @@ from contextlib import closing
 from dataclasses import replace
 
 import pytest
-from redis_server import free_port, redis_server, until
-from tls import certificates, tls_in_front_of
 
 from paddleseg_ext.errors import ConfigError
 from paddleseg_ext.service import registry as registry_module
 from paddleseg_ext.service.messages import Lease, Report
 from paddleseg_ext.service.registry import LeaseRefused, Registry, RegistryAway, RegistryError, StoreOptions, password
+from tests.service.redis_server import free_port, redis_server, until
+from tests.service.tls import certificates, tls_in_front_of
 
 LEASE = Lease("seg", "127.0.0.1:9292", "toy", "d1", "token", 1.0, {"samples/s": 3.0})
 
