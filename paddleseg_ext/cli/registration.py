@@ -51,9 +51,9 @@ async def _registered(
     teacher = OwnTeacher(server.spec, asyncio.get_running_loop())
     with contextlib.closing(registry):
         registrar = Registrar(registry, service_name or server.spec.name, endpoint or server.endpoint, teacher)
-        registrar.__enter__()
+        registrar.start()
         try:
             yield
         finally:
             # The loop goes on meanwhile: students are still served.
-            await asyncio.to_thread(registrar.__exit__)
+            await asyncio.to_thread(registrar.close)

@@ -17,7 +17,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from paddleseg_ext.errors import ConfigError
 from paddleseg_ext.service.messages import MalformedText, Report, Share
-from paddleseg_ext.service.registry import Registry, RegistryError
+from paddleseg_ext.service.registry import Registry, RegistryError, View
 from paddleseg_ext.service.security import Security
 from paddleseg_ext.service.shares import Shares, following
 
@@ -27,6 +27,7 @@ SERVICE = "paddleseg_ext.Balance"
 _log = logging.getLogger(__name__)
 
 _ROUND = 0.5  # seconds between looks at the store
+_ATTEMPTS = 20  # to say what follows before another server does
 _PATIENCE = 3.0  # seconds that a poll waits for a look at the store
 _MOST = 10_000  # students, and services, that one server takes between two looks
 _OPTIONS = (
@@ -65,7 +66,7 @@ class BalanceServer:
 
         Raises ConfigError where it cannot listen at the address.
         """
-        server = grpc.aio.server(options=_OPTIONS)
+        server = grpc.aio.server(options=_OPTIONS, maximum_concurrent_rpcs=_MOST)
         methods = {"Poll": self._poll, "Leave": self._leave}
         handlers = {name: grpc.unary_unary_rpc_method_handler(method) for name, method in methods.items()}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
@@ -102,6 +103,7 @@ class BalanceServer:
     async def _poll(self, body: bytes, context: grpc.aio.ServicerContext) -> bytes:
         report = await self._admitted(body, context)
         self._fresh[report.service, report.student] = report
+        self._left.discard((report.service, report.student))
         self._used[report.service] = time.monotonic()
         if self._share(report) is None:
             self._wake.set()
@@ -189,25 +191,28 @@ class BalanceServer:
 
     def _agreed(self, service: str, reports: list[Report], left: list[str]) -> _Answers:
         """What all servers answer for a service from now on."""
-        while True:
+        for _ in range(_ATTEMPTS):
             view = self._registry.visit(service, reports, left)
             shares = following(view, self._registry.options.lease)
             text = shares.text()
             if text == view.shares or self._registry.share(service, view.shares, text):
                 _tell(service, Shares.parse(view.shares), shares)
-                break
+                return _answers(view, shares)
             reports, left = [], []  # are stored by now; another server was faster to say what follows
-        digests = {lease.endpoint: lease.digest for lease in view.teachers}
-        known = {r.student: r.digest for r in view.students}
-        wishes = {r.student: (r.require_num, r.digest) for r in view.students}
-        return _Answers(
-            time.monotonic(),
-            wishes,
-            {
-                name: Share(share, known[name] or next((digests[e] for e in share if e in digests), ""))
-                for name, share in shares.of.items()
-            },
-        )
+        raise RegistryError(f"who asks whom for '{service}' was changed {_ATTEMPTS} times by others meanwhile")
+
+
+def _answers(view: View, shares: Shares) -> _Answers:
+    digests = {lease.endpoint: lease.digest for lease in view.teachers}
+    known = {report.student: report.digest for report in view.students}
+    return _Answers(
+        at=time.monotonic(),
+        wishes={report.student: (report.require_num, report.digest) for report in view.students},
+        shares={
+            name: Share(share, known[name] or next((digests[e] for e in share if e in digests), ""))
+            for name, share in shares.of.items()
+        },
+    )
 
 
 def _family(host: str) -> socket.AddressFamily:

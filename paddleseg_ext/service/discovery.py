@@ -86,7 +86,7 @@ class DiscoveredEndpoints:
         self._teachers: tuple[str, ...] = ()
         self._digest = ""
         self._problem = ""
-        self._refused = False
+        self._refused: set[str] = set()
         self._answered, self._stop = threading.Event(), threading.Event()
         self._lock = threading.Lock()
         self._call: Any = None
@@ -110,11 +110,11 @@ class DiscoveredEndpoints:
     def wait(self, seconds: float) -> None:
         """Until a balance server has answered, even if there is no teacher yet.
 
-        Raises DiscoveryError where one refuses, or none answers within so many seconds.
+        Raises DiscoveryError where all refuse, or none answers within so many seconds.
         """
         end = time.monotonic() + seconds
         while not self._answered.wait(min(0.05, max(0.0, end - time.monotonic()))):
-            if self._refused or self._stop.is_set() or time.monotonic() >= end:
+            if len(self._refused) == len(self._servers) or self._stop.is_set() or time.monotonic() >= end:
                 reason = self._problem or "no answer yet"
                 raise DiscoveryError(
                     f"--discovery {','.join(self._servers)}: no balance server gives teachers ({reason})"
@@ -139,8 +139,12 @@ class DiscoveredEndpoints:
         number, delay = 0, _FIRST_DELAY
         while not self._stop.is_set():
             with _channel(self._servers[number], self._credentials) as channel:
-                if self._follow(channel, self._servers[number]):
-                    delay = _FIRST_DELAY
+                try:
+                    answered = self._follow(channel, self._servers[number])
+                except Exception:  # a fault of ours must not end the thread while the student goes on
+                    _log.exception("[DISCOVERY] %s", self._servers[number])
+                    answered = False
+            delay = _FIRST_DELAY if answered else delay
             number = (number + 1) % len(self._servers)
             if number == 0:
                 # Not all at the same moment, when the servers come back.
@@ -188,7 +192,8 @@ class DiscoveredEndpoints:
     def _take(self, share: Share, server: str) -> None:
         if self._problem:
             _log.info("[DISCOVERY] %s answers", server)
-        self._problem, self._refused = "", False
+        self._problem = ""
+        self._refused.clear()
         if self._digest and share.digest and share.digest != self._digest:
             _log.warning("[DISCOVERY] %s gives teachers of another model; they are not asked", server)
             share = Share((), self._digest)
@@ -202,7 +207,9 @@ class DiscoveredEndpoints:
         code, text = getattr(error, "code", None), str(error)
         if code is not None:
             text = f"{code().name}: {' '.join((error.details() or '').split())[:200]}"  # type: ignore[attr-defined]
-            self._refused = code() in _REFUSALS
+            self._refused.discard(server)
+            if code() in _REFUSALS:
+                self._refused.add(server)
         if not self._problem:
             kept = f"; {len(self._teachers)} teachers are kept" if self._teachers else ""
             _log.warning("[DISCOVERY] %s: %s%s", server, text, kept)

@@ -135,8 +135,8 @@ def _name(found: Mapping[str, Any], key: str) -> str:
 
 def _string(found: Mapping[str, Any], key: str, most: int) -> str:
     value = found.get(key)
-    if not isinstance(value, str) or len(value) > most:
-        raise MalformedText(f"'{key}' is a text of at most {most} characters")
+    if not isinstance(value, str) or len(value) > most or not value.isprintable():
+        raise MalformedText(f"'{key}' is a text of at most {most} characters that can be shown")
     return value
 
 

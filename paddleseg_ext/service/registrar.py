@@ -66,14 +66,22 @@ class Registrar:
         self._registered, self._stop = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"registrar of {self._endpoint}", daemon=True)
 
-    def __enter__(self) -> "Registrar":
+    def start(self) -> None:
+        """Begin to register the teacher."""
         self._thread.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Remove the lease, as soon as can be."""
         self._stop.set()
         self._teacher.cancel()  # it may be this very thread, which cannot answer while it waits here
         self._thread.join()
+
+    def __enter__(self) -> "Registrar":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def registered(self) -> bool:
@@ -99,6 +107,9 @@ class Registrar:
             except (TeacherError, RegistryError) as error:
                 if not self._stop.is_set():
                     self._failed(error)
+            except Exception as error:  # a fault of ours must not end the thread while the program goes on
+                _log.exception("[REGISTER] %s", self._endpoint)
+                self._failed(error)
             else:
                 self._succeeded()
             pause = self._registry.options.lease / 3

@@ -5,6 +5,7 @@ unless it is renewed, so that nobody has to clean up after a crash.
 """
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from paddleseg_ext.service.messages import Lease, MalformedText, Report
 
 PASSWORD_VARIABLE = "REDIS_PASSWORD"
 _SECONDS = 2.0  # that Redis may take to answer
+_AGAIN = 5.0  # seconds after which the first endpoint is tried again
 _AWAY = (redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError, redis.BusyLoadingError, OSError)
 
 Found = TypeVar("Found")
@@ -45,8 +47,8 @@ class StoreOptions:
     """Where the store is.
 
     endpoints: `host:port`, `redis://[user:password@]host:port[/db]` or `rediss://...` for TLS, for which the parameters of
-    redis-py may follow, such as `?ssl_ca_certs=FILE`; they are tried in turn. password: where the endpoint has none.
-    prefix: of every key. lease: seconds after which what is not renewed is gone.
+    redis-py may follow, such as `?ssl_ca_certs=FILE`; they are tried in turn, always from the first. password: where the
+    endpoint has none. prefix: of every key. lease: seconds after which what is not renewed is gone.
     """
 
     endpoints: tuple[str, ...]
@@ -80,7 +82,7 @@ class Registry:
             raise ConfigError("--db_endpoints: at least one host:port is expected")
         self.options = options
         self._clients = [_client(endpoint, options.password) for endpoint in options.endpoints]
-        self._current = 0
+        self._current, self._again = 0, 0.0
         loaded = self._clients[0].register_script
         self._take, self._drop = loaded(scripts.TAKE), loaded(scripts.DROP)
         self._visit, self._share = loaded(scripts.VISIT), loaded(scripts.SHARE)
@@ -122,13 +124,14 @@ class Registry:
         return View(
             tuple(sorted(_sound(Lease, teachers), key=lambda lease: lease.endpoint)),
             tuple(sorted(_sound(Report, students), key=lambda report: report.student)),
-            shares.decode(errors="replace"),
+            shares.decode(errors="surrogateescape"),
             int(now),
         )
 
     def share(self, service: str, expected: str, shares: str) -> bool:
         """Store who asks whom, unless it is no longer what is expected there; whether it was stored."""
-        return bool(self._run(self._share, [self._key("shares", service)], [expected, shares, self._milliseconds]))
+        values = [expected.encode(errors="surrogateescape"), shares, self._milliseconds]
+        return bool(self._run(self._share, [self._key("shares", service)], values))
 
     def services(self) -> list[str]:
         """Names of services with a teacher or a student, now or a moment ago."""
@@ -151,7 +154,10 @@ class Registry:
         return self._call(lambda client: script(keys=keys, args=values, client=client))
 
     def _call(self, work: Callable[[redis.Redis], Found]) -> Found:
-        """By the endpoint that worked last, else by the next one that does."""
+        """By the first endpoint that works; one that does not is left out for some seconds."""
+        if time.monotonic() > self._again:
+            # All processes must come back to the same one, or they would not see each other.
+            self._current, self._again = 0, time.monotonic() + _AGAIN
         reasons = []
         for attempt in range(len(self._clients)):
             number = (self._current + attempt) % len(self._clients)

@@ -55,6 +55,6 @@ def following(view: View, lease: float) -> Shares:
     students = [
         Student(r.student, r.require_num, r.digest, tuple(old.of.get(r.student, r.held))) for r in view.students
     ]
-    given = assign([Teacher(lease.endpoint, lease.digest) for lease in view.teachers], students)
+    given = assign([Teacher(t.endpoint, t.digest) for t in view.teachers], students)
     kept = {r.student: r.held for r in view.students if settling and r.held}
     return Shares(old.born, settling, {name: kept.get(name) or tuple(share) for name, share in given.items()})

@@ -136,6 +136,11 @@ def test_raw_garbage_costs_its_sender_the_connection_only(call, registry, endpoi
     assert answers(call, registry, "raw")
 
 
+def test_garbage_in_the_store_is_replaced(call, registry, redis):
+    redis.client().set("paddleseg_ext:shares:garbage", b"\xff{\x00")
+    assert answers(call, registry, "garbage")
+
+
 def test_a_poll_before_redis_is_there_is_an_error_of_that_poll_only(redis, tmp_path):
     with redis_server() as own, closing(Registry(StoreOptions((own.endpoint,)))) as registry:
         own.kill()

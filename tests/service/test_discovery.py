@@ -125,6 +125,28 @@ def test_students_get_their_share_and_joins_and_leaves_reach_them_within_seconds
     world.settled(2)  # its goodbye is heard; nobody waits for a lease to run out
 
 
+def test_services_do_not_meet(world):
+    other = world.service()
+    world.join(*ENDS[:2], digest="of another model")
+    strangers = dict(world.teachers)
+    world.service()
+    world.join(*ENDS[2:5])
+    world.learn("a")
+    with DiscoveredEndpoints(world.addresses, other, DiscoveryOptions(student="a", poll=0.2)) as same_name:
+        until(lambda: sorted(same_name.endpoints()) == ENDS[:2], 5)
+        assert world.settled(5) == {"a": ENDS[2:5]}
+    for lease in strangers.values():
+        world.registry.drop(lease)
+
+
+def test_one_server_that_refuses_is_no_reason_to_give_up(world, tmp_path):
+    world.service()
+    (tmp_path / "token").write_text("s3cret")
+    words = ("--db_endpoints", world.redis.endpoint, "--server", "127.0.0.1:0", "--token_file", tmp_path / "token")
+    refuses = world.start(*BALANCE, *words).says("listening at").split("listening at ")[1].split()[0]
+    world.learn("a", servers=[refuses, world.addresses[0]]).wait(10)
+
+
 def test_a_student_that_is_killed_frees_its_teachers(world):
     name = world.service()
     world.join(*ENDS[:4])

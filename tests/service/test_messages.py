@@ -32,6 +32,7 @@ def test_messages_survive_the_way(message):
         ("held", ["h:1:2:3"], "'held' is host:port"),
         ("held", [["h:1"]], "'held' is host:port"),
         ("digest", 3, "'digest' is a text"),
+        ("digest", "\x1b[2J", "'digest' is a text .* that can be shown"),
         ("rates", {"h:1": "fast"}, "'rates' is a number"),
         ("rates", {"h:1": 10**400}, "'rates' is a number"),
         ("rates", [], "'rates' is an object"),

@@ -153,6 +153,17 @@ def test_the_next_endpoint_is_used_when_one_is_away(server):
         assert registry._current == 1, "the one that works is asked first from then on"
 
 
+def test_all_come_back_to_the_first_endpoint_when_it_is_back(server, monkeypatch):
+    monkeypatch.setattr(registry_module, "_AGAIN", 0.2)
+    with redis_server() as first, closing(Registry(StoreOptions((first.endpoint, server.endpoint)))) as registry:
+        lease = replace(LEASE, service="order")
+        registry.take(lease)
+        first.kill()
+        registry.take(lease)
+        first.start()
+        until(lambda: registry.take(lease) or first.client().exists("paddleseg_ext:services"), 3)
+
+
 def test_a_password_is_needed_and_never_shown(tmp_path, monkeypatch):
     monkeypatch.delenv(registry_module.PASSWORD_VARIABLE, raising=False)
     (tmp_path / "secret").write_text("s3cret\n")
