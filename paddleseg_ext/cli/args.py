@@ -100,8 +100,8 @@ def add_where(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_store(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """The Redis server in which teachers and students find each other."""
+def add_store(parser: argparse.ArgumentParser, required: bool = True, lease: bool = True) -> None:
+    """The Redis server in which teachers and students find each other; `lease` for commands that write to it."""
     add = parser.add_argument
     add(
         "--db_endpoints",
@@ -112,7 +112,8 @@ def add_store(parser: argparse.ArgumentParser, required: bool = True) -> None:
     add("--redis_password", help="better by --redis_password_file or the variable REDIS_PASSWORD: flags show in `ps`")
     add("--redis_password_file", type=Path, help="a file with the password of Redis")
     add("--key_prefix", default="paddleseg_ext", help="of all keys in Redis")
-    add("--lease", type=float, default=10.0, help="seconds after which who is not heard of is gone")
+    if lease:
+        add("--lease", type=float, default=10.0, help="seconds after which who is not heard of is gone")
 
 
 def add_trained_model(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ from paddleseg_ext.service.shares import Shares
 def parser() -> argparse.ArgumentParser:
     """The command's flags."""
     parser = flags.parser("Show services, teachers, students, who asks whom, and rates.")
-    flags.add_store(parser)
+    flags.add_store(parser, lease=False)
     parser.add_argument("--json", action="store_true", help="as JSON, one object by service name")
     return parser
 

@@ -2,6 +2,7 @@
 
 import argparse
 import signal
+from dataclasses import replace
 from queue import SimpleQueue
 
 from paddleseg_ext.service.registry import StoreOptions, password
@@ -9,12 +10,9 @@ from paddleseg_ext.service.registry import StoreOptions, password
 
 def store(args: argparse.Namespace) -> StoreOptions:
     """The options of `add_store`. Raises ConfigError."""
-    return StoreOptions(
-        endpoints=tuple(word.strip() for word in args.db_endpoints.split(",") if word.strip()),
-        password=password(args.redis_password, args.redis_password_file),
-        prefix=args.key_prefix,
-        lease=args.lease,
-    )
+    endpoints = tuple(word.strip() for word in args.db_endpoints.split(",") if word.strip())
+    options = StoreOptions(endpoints, password(args.redis_password, args.redis_password_file), args.key_prefix)
+    return replace(options, lease=args.lease) if "lease" in args else options
 
 
 def ending() -> SimpleQueue[int]:

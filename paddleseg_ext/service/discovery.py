@@ -16,7 +16,7 @@ import grpc
 from paddleseg_ext.errors import ConfigError, UserError
 from paddleseg_ext.service import addresses
 from paddleseg_ext.service.balance_server import SERVICE
-from paddleseg_ext.service.messages import MOST_TEACHERS, MalformedText, Report, Share
+from paddleseg_ext.service.messages import MOST_TEACHERS, MalformedText, Report, Share, finite
 from paddleseg_ext.service.security import Security
 
 _log = logging.getLogger(__name__)
@@ -184,7 +184,7 @@ class DiscoveredEndpoints:
 
     def _rates(self) -> dict[str, float]:
         try:
-            return {str(key): float(value) for key, value in self._options.rates().items()}
+            return finite(self._options.rates())
         except Exception:  # figures to show must not cost anybody the teachers
             _log.exception("[DISCOVERY] the rates cannot be told")
             return {}

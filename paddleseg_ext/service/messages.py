@@ -1,6 +1,7 @@
 """What students, balance servers and the store say to each other, as JSON; what comes from others is checked field by field."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -102,6 +103,11 @@ class Share:
         """Raises MalformedText."""
         found = _object(text)
         return cls(_endpoints(found, "teachers"), _string(found, "digest", 64))
+
+
+def finite(rates: Mapping[str, float]) -> dict[str, float]:
+    """The rates that are numbers, as JSON has them."""
+    return {str(name): float(rate) for name, rate in rates.items() if math.isfinite(rate)}
 
 
 def load(text: bytes | str) -> Any:

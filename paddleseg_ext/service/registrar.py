@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from paddleseg_ext.errors import UserError
 from paddleseg_ext.service import addresses
 from paddleseg_ext.service.liveness import NotServing, WatchedTeacher
-from paddleseg_ext.service.messages import Lease
+from paddleseg_ext.service.messages import Lease, finite
 from paddleseg_ext.service.registry import LeaseRefused, Registry, RegistryError
 from paddleseg_ext.service.transport import TeacherError, TeacherWrong
 
@@ -118,8 +118,10 @@ class Registrar:
 
     def _renew(self) -> None:
         spec = self._teacher.describe(self._options.check)
-        rates = {key: float(value) for key, value in self._options.rates().items()}
-        lease = Lease(self._service, self._endpoint, spec.name, spec.digest(), self._token, self._started, rates)
+        lease = Lease(
+            *(self._service, self._endpoint, spec.name, spec.digest(), self._token, self._started),
+            rates=finite(self._options.rates()),
+        )
         self._registry.take(lease)
         self._lease = lease
 

@@ -96,6 +96,10 @@ class Registry:
 
         Raises LeaseRefused where it is another's, or the service serves another model.
         """
+        try:
+            Lease.parse(lease.text())
+        except MalformedText as error:  # nobody would read it
+            raise LeaseRefused(f"{lease.endpoint} cannot be registered: {error}") from None
         leases, index = self._key("lease", lease.service), self._key("leases", lease.service)
         values = [lease.token, lease.digest, lease.text(), self._milliseconds, lease.endpoint]
         values += [f"{leases}:", self._key("services"), lease.service]

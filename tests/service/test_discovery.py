@@ -326,7 +326,7 @@ def test_a_token_that_is_missing_is_said_at_once(world, tmp_path):
 def test_rates_reach_the_store_and_a_fault_in_them_costs_nothing(world):
     world.service()
     world.join(ENDS[0])
-    good = replace(DiscoveryOptions(poll=0.1, student="a"), rates=lambda: {ENDS[0]: 41.5})
+    good = replace(DiscoveryOptions(poll=0.1, student="a"), rates=lambda: {ENDS[0]: 41.5, "x": float("nan")})
     bad = replace(DiscoveryOptions(poll=0.1, student="b"), rates=lambda: 1 / 0)
     for options in (good, bad):
         world.students[options.student] = DiscoveredEndpoints(world.addresses, world.name, options)

@@ -72,7 +72,7 @@ def words(redis, endpoint, *more):
 
 def test_a_teacher_is_registered_inside_the_block_and_longer_than_a_lease(world, teacher):
     registry, _ = world
-    with registrar(registry, teacher.endpoint, rates=lambda: {"samples/s": 7.0}) as one:
+    with registrar(registry, teacher.endpoint, rates=lambda: {"samples/s": 7.0, "x": float("inf")}) as one:
         one.wait(5)
         end = time.monotonic() + 1.3 * LEASE
         while time.monotonic() < end:

@@ -67,6 +67,11 @@ def test_only_its_owner_renews_or_removes_a_lease(registry):
     registry.take(thief)
 
 
+def test_a_lease_that_nobody_could_read_is_refused(registry):
+    with pytest.raises(LeaseRefused, match="127.0.0.1:9292 cannot be registered: 'model' is a text"):
+        registry.take(replace(LEASE, model="x\n"))
+
+
 def test_of_many_at_once_one_takes_the_lease(registry):
     barrier = threading.Barrier(8)
 
