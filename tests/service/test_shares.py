@@ -1,8 +1,11 @@
 """What follows from a look at the store, and what a store that forgot everything changes: nothing."""
 
+import random
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from paddleseg_ext.service.messages import Lease, Report
 from paddleseg_ext.service.registry import View
@@ -52,6 +55,36 @@ def test_a_teacher_that_does_not_come_back_is_given_up_when_all_has_settled():
     assert first.of == held
     later = following(view(ENDS[:3], reports(**held), first.text(), 110_001), 10)
     assert later.of == {"a": ENDS[:2], "b": ENDS[2:3]}
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_in_whatever_order_they_come_back_after_a_restart_nobody_moves(seed):
+    rng = random.Random(seed)
+    ends = [f"h:{i}" for i in range(1, rng.randint(2, 9))]
+    wishes = {f"s{i}": rng.randint(1, 5) for i in range(rng.randint(1, 6))}
+
+    def seen(teachers, held, shares, now):
+        told = [Report("seg", name, wishes[name], "d", tuple(held[name])) for name in held]
+        return following(view(teachers, told, shares, now), 10)
+
+    before = seen(ends, dict.fromkeys(wishes, ()), "", 0).of
+    back = [("teacher", end) for end in ends] + [("student", name) for name in wishes]
+    rng.shuffle(back)
+    teachers, held, shares, now = [], {}, "", 50_000
+    for kind, name in back:
+        if kind == "teacher":
+            teachers.append(name)
+        else:
+            held[name] = before[name]
+        now += rng.randint(0, 10_000 // len(back))
+        after = seen(teachers, held, shares, now)
+        assert after.of == {name: before[name] for name in held}
+        shares = after.text() if held else ""
+    for later in (1_000, 20_000):
+        after = seen(teachers, held, shares, now + later)
+        assert after.of == before
+        shares = after.text()
 
 
 def test_a_student_that_slept_for_long_does_not_stop_the_balancing():
