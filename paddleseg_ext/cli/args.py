@@ -132,6 +132,22 @@ def add_where(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_store(parser: argparse.ArgumentParser, required: bool = True, lease: bool = True) -> None:
+    """The Redis server in which teachers and students find each other; `lease` for commands that write to it."""
+    add = parser.add_argument
+    add(
+        "--db_endpoints",
+        required=required,
+        metavar="R:P[,R:P...]",
+        help="Redis: host:port, redis://host:port/db, or rediss://host:port for TLS; several are tried in turn",
+    )
+    add("--redis_password", help="better by --redis_password_file or the variable REDIS_PASSWORD: flags show in `ps`")
+    add("--redis_password_file", type=Path, help="a file with the password of Redis")
+    add("--key_prefix", default="paddleseg_ext", help="of all keys in Redis")
+    if lease:
+        add("--lease", type=float, default=10.0, help="seconds after which who is not heard of is gone")
+
+
 def add_trained_model(parser: argparse.ArgumentParser) -> None:
     """A configuration with weights, and how the model is applied to an image; the defaults are the file's `test_config`."""
     add_config(parser)

@@ -31,6 +31,13 @@ def service_name(flag: str, text: str) -> str:
     return text
 
 
+def endpoint(flag: str, text: str) -> str:
+    """One `host:port`. Raises ConfigError."""
+    if not is_endpoint(text):
+        raise ConfigError(f"{flag}: host:port is expected, such as 127.0.0.1:7001, but got {text!r}")
+    return text
+
+
 def endpoints(flag: str, given: str | Sequence[str]) -> tuple[str, ...]:
     """`host:port[,host:port...]`, or a list of them, each once. Raises ConfigError."""
     words = given.split(",") if isinstance(given, str) else given
