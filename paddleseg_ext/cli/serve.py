@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from paddleseg_ext.cli import args as flags
+from paddleseg_ext.cli.registration import add_registration, registration
 from paddleseg_ext.cli.screen import start_logging, user_errors
 from paddleseg_ext.errors import ConfigError
 from paddleseg_ext.inference.predictor import ENGINES, PredictorOptions, open_predictor
@@ -36,13 +37,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         options = server_options(args)
         options.security.server_credentials()  # what is wrong with them is said before a model is loaded
         folder = read_folder(args.model)
+        registered = registration(args)
         workers = [
             Worker(partial(open_predictor, folder.model, folder.params, predictor, options.form.datatype))
             for predictor in predictors(args, folder)
         ]
         try:
             spec, predict = arranged(folder, args.name, workers)
-            asyncio.run(serve(spec, predict, options))
+            asyncio.run(serve(spec, predict, options, registered))
         finally:
             for worker in workers:
                 worker.close()
@@ -74,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch_timeout_ms", type=float, default=1.0, help="how long a run that is not full waits for more requests")
     add("--queue_size", type=flags.positive, default=64, help="requests that may wait; further ones are refused")
     add("--metrics_port", type=int, help="port of Prometheus metrics at --host; 0 is any free one; default: none")
+    add_registration(parser)
     flags.add_security(parser)
     return parser
 
