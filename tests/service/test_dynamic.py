@@ -5,15 +5,15 @@ from contextlib import ExitStack, closing
 
 import numpy as np
 import pytest
-from paddleseg_ext.service.reader import DistillReader, ReaderSettings
-from tests.service.processes import Teachers
-from tests.service.teachers import predictions
 
 from paddleseg_ext.service.client import ClientOptions, connector
 from paddleseg_ext.service.liveness import NetworkTeacher
+from paddleseg_ext.service.reader import DistillReader, ReaderSettings
 from paddleseg_ext.service.registrar import Registrar
 from paddleseg_ext.service.registry import Registry, StoreOptions
+from tests.service.processes import Teachers
 from tests.service.redis_server import commands, free_port, redis_server, until
+from tests.service.teachers import predictions
 
 LEASE = 2.0
 
