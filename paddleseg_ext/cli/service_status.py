@@ -79,6 +79,8 @@ def _lines(name: str, service: dict[str, Any]) -> list[str]:
         row = (teacher["endpoint"], teacher["model"], teacher["digest"], days + age)
         rows.append((*row, f"{teacher['rate']:.1f}", ", ".join(teacher["students"]) or "-"))
     lines = [heading + ("; settling after a restart of Redis" if service["settling"] else ""), *_table(rows), ""]
+    if not students:
+        return lines
     rows = [("student", "wants", "outputs", "samples/s", "teachers")]
     for student in students:
         rate = f"{sum(student['rates'].values()):.1f}"

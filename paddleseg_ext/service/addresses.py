@@ -1,6 +1,7 @@
-"""Addresses and names as users write them."""
+"""Addresses and names as users write them, and whether one can listen there."""
 
 import re
+import socket
 from collections.abc import Sequence
 
 from paddleseg_ext.errors import ConfigError
@@ -46,3 +47,14 @@ def endpoints(flag: str, given: str | Sequence[str]) -> tuple[str, ...]:
     if wrong or not found:
         raise ConfigError(f"{flag}: host:port[,host:port...] is expected, such as 127.0.0.1:7001, but got {given!r}")
     return found
+
+
+def in_the_way(address: str) -> str:
+    """Why nobody can listen at `host:port`; empty where one can. gRPC would not say it, and writes lines of its own."""
+    host, _, port = address.rpartition(":")
+    try:
+        family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+        socket.create_server((host.strip("[]"), int(port)), family=family).close()
+    except OSError as error:
+        return str(error.strerror or error).partition(" (while")[0]
+    return ""

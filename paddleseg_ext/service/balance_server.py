@@ -6,7 +6,6 @@ compare-and-set. So every server, and the store, may be restarted at any time.
 
 import asyncio
 import logging
-import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from paddleseg_ext.errors import ConfigError
+from paddleseg_ext.service import addresses
 from paddleseg_ext.service.messages import MalformedText, Report, Share
 from paddleseg_ext.service.registry import Registry, RegistryError, View
 from paddleseg_ext.service.security import Security
@@ -89,16 +89,15 @@ class BalanceServer:
 
     def _listen(self, server: grpc.aio.Server, address: str) -> int:
         credentials = self._security.server_credentials()
-        host, _, port = address.rpartition(":")
-        try:
-            # gRPC would not say why it cannot, and writes lines of its own.
-            socket.create_server((host.strip("[]"), int(port)), family=_family(host)).close()
-            if credentials is None:
-                return server.add_insecure_port(address)
-            return server.add_secure_port(address, credentials)
-        except (OSError, RuntimeError) as error:
-            reason = str(getattr(error, "strerror", None) or error).partition(" (while")[0]
-            raise ConfigError(f"--server {address}: cannot listen there ({reason})") from None
+        reason = addresses.in_the_way(address)
+        if not reason:
+            try:
+                if credentials is None:
+                    return server.add_insecure_port(address)
+                return server.add_secure_port(address, credentials)
+            except RuntimeError as error:
+                reason = str(error)
+        raise ConfigError(f"--server {address}: cannot listen there ({reason})")
 
     async def _poll(self, body: bytes, context: grpc.aio.ServicerContext) -> bytes:
         report = await self._admitted(body, context)
@@ -213,10 +212,6 @@ def _answers(view: View, shares: Shares) -> _Answers:
             for name, share in shares.of.items()
         },
     )
-
-
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if host.startswith("[") else socket.AF_INET
 
 
 def _tell(service: str, old: Shares | None, new: Shares) -> None:

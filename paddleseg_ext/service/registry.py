@@ -184,8 +184,9 @@ class Registry:
 
 
 def shown(endpoint: str) -> str:
-    """An endpoint of Redis without its password."""
-    return endpoint.rpartition("@")[2] if "@" in endpoint else endpoint.removeprefix("redis://")
+    """An endpoint of Redis without its password, which may stand before the host or behind a question mark."""
+    address = endpoint.partition("?")[0]
+    return address.rpartition("@")[2] if "@" in address else address.removeprefix("redis://")
 
 
 def password(given: str | None, file: Path | None) -> str:

@@ -10,6 +10,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from paddleseg_ext.cli import args as flags
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy/k8s"
 VERSIONS = ("1.30", "1.37")  # the first in which all that is used is stable, and a late one
@@ -155,20 +157,33 @@ def test_teachers_have_the_time_to_finish_what_they_accepted():
             assert pod(document)["terminationGracePeriodSeconds"] > DRAIN
 
 
-@pytest.mark.parametrize("name", ["balance_server", "serve", "distill_train"])
-def test_the_commands_take_their_flags(name):
+def commands(name):
+    """Each different way in which the containers start something, word by word, without `python`."""
+    found = {(*c["command"], *c.get("args", [])) for _, _, c in CONTAINERS}
+    found = {words for words in found if re.search(rf"\b{name}\b", " ".join(words))}
+    assert found and all(words[0] == "python" for words in found)
+    return [[word.replace("$(POD_IP)", "127.0.0.1") for word in words[1:]] for words in found]
+
+
+@pytest.mark.parametrize("name", ["balance_server", "serve"])
+def test_the_servers_take_their_flags(name):
     """Run as the container would, they get past the parser, and then miss what is only in the cluster."""
-    commands = [[*c["command"], *c.get("args", [])] for _, _, c in CONTAINERS]
-    found = {tuple(words) for words in commands if re.search(rf"\b{name}\b", " ".join(words))}
-    assert found
-    for words in found:
-        assert words[0] == "python"
-        if "paddle.distributed.launch" in words:
-            words = ["python", *words[words.index("slim/distill/distill_train.py") :]]
-        words = [word.replace("$(POD_IP)", "127.0.0.1") for word in words[1:]]
+    for words in commands(name):
         process = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=120)
         assert process.returncode == 2 and "usage:" not in process.stderr, process.stderr
         assert process.stderr.splitlines()[-1].startswith("error: "), process.stderr
+
+
+def test_the_student_takes_its_flags():
+    script = "slim/distill/distill_train.py"
+    parser = flags.parser("as the script has it, which would import all of Paddle first")
+    flags.add_distillation(parser, distill_config="")
+    flags.add_training(parser)
+    for words in commands(script):
+        launched = words.index(script)
+        assert words[:2] == ["-m", "paddle.distributed.launch"] and (ROOT / script).exists()
+        args = parser.parse_args(words[launched + 1 :])
+        assert args.discovery == "balance:7001" and args.teacher_service == "teacher"
 
 
 def test_the_image_has_what_the_commands_import_and_the_readme_builds_it():

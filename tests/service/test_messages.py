@@ -55,7 +55,7 @@ def test_text_that_is_no_message_is_refused(text):
         Report.parse(text)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),

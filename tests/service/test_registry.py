@@ -184,12 +184,16 @@ def test_a_password_is_needed_and_never_shown(tmp_path, monkeypatch):
         for right in (password(None, tmp_path / "secret"), password(None, None)):
             with closing(Registry(StoreOptions((server.endpoint,), right))) as registry:
                 registry.ping()
-        with closing(Registry(StoreOptions((f"redis://:s3cret@{server.endpoint}/2",)))) as registry:
+        urls = (f"redis://:s3cret@{server.endpoint}/2", f"redis://{server.endpoint}?password=s3cret")
+        registries = [Registry(StoreOptions((url,))) for url in urls]
+        for registry in registries:
             registry.ping()
-            server.kill()
+        server.kill()
+        for registry in registries:
             with pytest.raises(RegistryAway) as caught:
                 registry.ping()
-            assert "s3cret" not in str(caught.value)
+            assert "s3cret" not in str(caught.value) and server.endpoint in str(caught.value)
+            registry.close()
 
 
 def test_redis_over_tls(server, tmp_path):
