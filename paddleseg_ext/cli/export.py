@@ -156,8 +156,8 @@ def _layer(trained: Trained, args: argparse.Namespace, image: np.ndarray) -> Ite
     batch = Batch(paddle.to_tensor(image), paddle.zeros([1, 1, 1], "int64"))
     own = own_logits(trained.model, batch)
     with paddle.no_grad():
-        count = len(trained.model(batch.images))
-    logits = [own.get(index, str(index)) for index in range(count)]
+        outputs = trained.model(batch.images)
+    logits = [own.get(i, str(i)) for i, output in enumerate(outputs) if isinstance(output, paddle.Tensor)]
     twice = [name for name in args.features if name in logits]
     if twice:
         raise ConfigError(f"--features {twice[0]}: these are the logits, which are an output already")

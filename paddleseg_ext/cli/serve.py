@@ -21,7 +21,7 @@ from paddleseg_ext.inference.predictor import ENGINES, PredictorOptions, open_pr
 from paddleseg_ext.service.batching import BatchOptions, Predict
 from paddleseg_ext.service.formats import OutputForm
 from paddleseg_ext.service.security import Security
-from paddleseg_ext.service.server import Running, ServerOptions, running
+from paddleseg_ext.service.server import Running, ServerOptions, check_port, running
 from paddleseg_ext.service.serving_files import ServedFolder, read_folder
 from paddleseg_ext.service.spec import ModelSpec
 from paddleseg_ext.service.workers import Worker
@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     start_logging(0)
     with user_errors():
         options = server_options(args)
-        options.security.server_credentials()  # what is wrong with them is said before a model is loaded
+        options.security.server_credentials()  # what is wrong is said before a model is loaded
+        check_port(options)
         folder = read_folder(args.model)
         registered = registration(args)
         workers = [

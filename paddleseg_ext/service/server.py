@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -103,7 +104,23 @@ def _server(options: ServerOptions) -> Any:
     return grpc.aio.server(interceptors=[_Gate(options.security)], options=settings, maximum_concurrent_rpcs=calls)
 
 
+def check_port(options: ServerOptions) -> None:
+    """Say that the address cannot be had, before much is done; gRPC says so in its own words, and late. Raises ConfigError."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen()
+    except OSError as error:
+        place = f"{options.host}:{options.port}"
+        raise ConfigError(f"--port {options.port}: {place} cannot be listened at: {error.strerror}") from None
+
+
 def _bind(server: Any, options: ServerOptions, credentials: grpc.ServerCredentials | None) -> int:
+    check_port(options)
     address = f"{options.host}:{options.port}"
     try:
         port = (
@@ -112,7 +129,7 @@ def _bind(server: Any, options: ServerOptions, credentials: grpc.ServerCredentia
     except RuntimeError:
         port = 0
     if not port:
-        raise ConfigError(f"--port {options.port}: {address} is in use or is no address of this machine")
+        raise ConfigError(f"--port {options.port}: {address} cannot be listened at")
     return port
 
 

@@ -155,7 +155,7 @@ def test_files_of_paddle_serving_give_aliases(plain, tmp_path, capsys):
 def bad(capsys, *args):
     """What the command says, in this process, before it ends with code 2."""
     with pytest.raises(SystemExit) as ended:
-        serve.main([*args])
+        serve.main(["--port", "0", *args])
     assert ended.value.code == 2
     said = capsys.readouterr().err.strip()
     assert said.startswith("error: ") and len(said.splitlines()) == 1
@@ -172,6 +172,8 @@ def bad(capsys, *args):
         (["--tls_cert", "nowhere", "--tls_key", "nowhere"], "--tls_key nowhere: No such file or directory"),
         (["--token_file", "nowhere"], "--token_file nowhere: No such file or directory"),
         (["--port", "99999"], "--port 99999: a port is from 0 to 65535"),
+        (["--host", "192.0.2.1"], "--port 0: 192.0.2.1:0 cannot be listened at: Cannot assign requested address"),
+        (["--host", "no.such.host.invalid"], "--port 0: no.such.host.invalid:0 cannot be listened at: "),
         (["--top_k", "-1"], "--top_k -1: at least 0 is expected"),
     ],
 )

@@ -183,7 +183,10 @@ def test_bytes_that_are_no_http_harm_nobody(server, client):
 
 def test_a_port_in_use_is_said(server):
     port = int(server.endpoint.split(":")[1])
-    with pytest.raises(ConfigError, match=f"--port {port}: 127.0.0.1:{port} is in use"), served(port=port):
+    with (
+        pytest.raises(ConfigError, match=f"--port {port}: 127.0.0.1:{port} cannot be listened at: Address"),
+        served(port=port),
+    ):
         pass
     with pytest.raises(ConfigError, match="--metrics_port .* Address already in use"), served(metrics_port=port):
         pass
