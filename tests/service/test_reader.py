@@ -230,6 +230,20 @@ def test_an_address_where_nobody_is_ends_the_epoch_at_its_start():
         next(made.set_batch_generator(lambda: batches(4, 4))())
 
 
+def test_a_later_epoch_waits_for_teachers_longer_than_the_first(monkeypatch):
+    """An address that never answered may be wrong; one that did may be away for a while."""
+    monkeypatch.setattr("paddleseg_ext.service.reader._BEGIN", 0.2)
+    state = {"away": False}
+    world = World({"127.0.0.1:1": Teacher(lambda: AWAY if state["away"] else GOOD)})
+    train_reader = reader(world).set_batch_generator(lambda: batches(8, 4))
+    assert len(list(train_reader())) == 2
+    state["away"] = True
+    timer = threading.Timer(0.6, state.update, [{"away": False}])
+    timer.start()
+    assert len(list(train_reader())) == 2
+    timer.join()
+
+
 @pytest.mark.parametrize(
     ("options", "given", "message"),
     [
