@@ -90,19 +90,13 @@ def add_remote_teachers(parser: argparse.ArgumentParser) -> None:
         help="balance servers that say where teachers are; needs --teacher_service",
     )
     add("--teacher_service", metavar="NAME", help="what the teachers of --discovery are registered for")
-    add(
-        "--teachers_at_most",
-        type=positive,
-        default=4,
-        help="how many teachers of --discovery one process asks at a time",
-    )
-    add("--teacher_model", default="", metavar="NAME", help="which of a server's models; default: its only one")
+    add("--teachers_at_most", type=positive, help="teachers of --discovery that one process asks at a time; default: 4")
+    add("--teacher_model", metavar="NAME", help="which of a server's models; default: its only one")
     add(
         "--teacher_timeout",
         type=float,
-        default=300.0,
         metavar="SECONDS",
-        help="without any answer for so long, training ends with a checkpoint",
+        help="without any answer for so long, training ends with a checkpoint; default: 300",
     )
     add_security(parser)
 

@@ -29,29 +29,45 @@ from paddleseg_ext.types import Batch
 _log = logging.getLogger(__name__)
 
 _BEGIN = 10.0  # seconds that teachers of a fixed address may take to be there
+_TIMEOUT = 300.0  # seconds without any answer
+_AT_MOST = 4  # teachers of a service that one process has a use for
+_OF_SERVICES = ("teachers_at_most", "teacher_model", "teacher_timeout", "tls_cert", "tls_key", "tls_ca", "token_file")
 
 
 def is_served(args: argparse.Namespace) -> bool:
-    """Whether the flags name teachers on other machines."""
-    return bool(args.distill_teachers or args.discovery or args.teacher_service)
+    """Whether the flags name teachers on other machines.
 
-
-def check_flags(args: argparse.Namespace) -> None:
-    """Raises ConfigError where flags contradict each other or cannot be."""
+    Raises:
+        ConfigError: they contradict each other, cannot be, or would do nothing.
+    """
     if bool(args.discovery) != bool(args.teacher_service):
         given, missing = ("discovery", "teacher_service") if args.discovery else ("teacher_service", "discovery")
         raise ConfigError(f"--{given} needs --{missing} too")
     if args.distill_teachers and args.discovery:
         raise ConfigError("--distill_teachers names the teachers and --discovery finds them; leave out one of the two")
-    if args.teacher_timeout <= 0:
+    served = bool(args.distill_teachers or args.discovery)
+    for name in _OF_SERVICES:
+        if not served and getattr(args, name) is not None:
+            raise ConfigError(f"--{name} is for teachers on other machines; it needs --distill_teachers or --discovery")
+    if served:
+        _check_served(args)
+    return served
+
+
+def _check_served(args: argparse.Namespace) -> None:
+    if _timeout(args) <= 0:
         raise ConfigError(f"--teacher_timeout: more than 0 seconds are expected, but got {args.teacher_timeout:g}")
     if args.teacher_engine not in (None, "auto"):
         raise ConfigError(f"--teacher_engine {args.teacher_engine}: teachers on other machines choose their own")
-    if args.distill_teachers:
-        addresses.endpoints("--distill_teachers", args.distill_teachers)
-    else:
+    if args.teacher_opts and not args.teacher_config:
+        raise ConfigError("--teacher_opts changes values of a --teacher_config, which is not given")
+    if args.discovery:
         addresses.endpoints("--discovery", args.discovery)
         addresses.service_name("--teacher_service", args.teacher_service)
+    elif args.teachers_at_most is not None:
+        raise ConfigError("--teachers_at_most is for --discovery; all of --distill_teachers are asked")
+    else:
+        addresses.endpoints("--distill_teachers", args.distill_teachers)
     _security(args).channel_credentials()
 
 
@@ -73,7 +89,6 @@ def open_service_member(
     if distill.kind != "model" or distill.teachers:
         what = "teachers" if distill.teachers else f"teacher: {distill.kind}"
         raise ConfigError(f"{where}: {session.config.path} has distill.{what} already; leave out one of the two")
-    check_flags(args)
     file = (
         configuration.load(args.teacher_config, opts=args.teacher_opts, model_only=True)
         if args.teacher_config
@@ -111,7 +126,7 @@ def show_service(session: Session, member: Member) -> None:
 
 def _open(args: argparse.Namespace, where: str, batch: Batch) -> Service:
     """Find the teachers and learn what they serve."""
-    connect = connector(ClientOptions(args.teacher_model, security=_security(args)))
+    connect = connector(ClientOptions(args.teacher_model or "", security=_security(args)))
     open_source, spec = _fixed(args, where, connect) if args.distill_teachers else _discovered(args, where, connect)
     if len(spec.inputs) != 1:
         raise ConfigError(
@@ -122,12 +137,12 @@ def _open(args: argparse.Namespace, where: str, batch: Batch) -> Service:
     fits = len(image.shape) == 4 and all(w in (-1, size) for w, size in zip(image.shape[1:], shape[1:], strict=True))
     if not fits or image.datatype not in ("FP32", "FP16", "BF16", "FP64"):
         raise ConfigError(f"{where}: '{spec.name}' takes {_words(image)}, but images of training are FP32 {shape}")
-    return Service(spec, image.name, open_source, connect, args.teacher_timeout)
+    return Service(spec, image.name, open_source, connect, _timeout(args))
 
 
 def _fixed(args: argparse.Namespace, where: str, connect: Connect) -> tuple[OpenSource, ModelSpec]:
     endpoints = addresses.endpoints("--distill_teachers", args.distill_teachers)
-    spec, away = probe(where, endpoints, connect, min(_BEGIN, args.teacher_timeout))
+    spec, away = probe(where, endpoints, connect, min(_BEGIN, _timeout(args)))
     for endpoint, reason in away.items():
         _log.warning("teacher %s cannot be reached yet: %s", endpoint, reason)
     return lambda _: FixedEndpoints(endpoints), spec
@@ -136,15 +151,19 @@ def _fixed(args: argparse.Namespace, where: str, connect: Connect) -> tuple[Open
 def _discovered(args: argparse.Namespace, where: str, connect: Connect) -> tuple[OpenSource, ModelSpec]:
     servers = addresses.endpoints("--discovery", args.discovery)
     name = addresses.service_name("--teacher_service", args.teacher_service)
-    open_source, rates = discovery(servers, name, args.teachers_at_most, _security(args)), Rates()
+    open_source, rates = discovery(servers, name, args.teachers_at_most or _AT_MOST, _security(args)), Rates()
     source = open_source(rates)
     try:
-        with Pipeline(source, connect, Options(timeout=args.teacher_timeout)) as pipeline:
+        with Pipeline(source, connect, Options(timeout=_timeout(args))) as pipeline:
             if hasattr(source, "wait"):
-                source.wait(min(_BEGIN, args.teacher_timeout))  # no balance server at all is said at once
+                source.wait(min(_BEGIN, _timeout(args)))  # no balance server at all is said at once
             return open_source, pipeline.spec()
     except NoTeacherError as error:
         raise NoTeacherError(f"{where} --teacher_service {name}: {error}") from None
+
+
+def _timeout(args: argparse.Namespace) -> float:
+    return _TIMEOUT if args.teacher_timeout is None else args.teacher_timeout
 
 
 def _security(args: argparse.Namespace) -> Security:

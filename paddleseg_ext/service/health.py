@@ -63,7 +63,7 @@ class Health:
 
     def unavailable(self, now: float, problem: str, late: bool = False) -> None:
         """It could not be reached, was too busy, or (`late`) did not answer in time."""
-        self._late += late
+        self._late = min(self._late + late, 16)
         self._failed(now, problem)
 
     def wrong(self, now: float, problem: str) -> None:

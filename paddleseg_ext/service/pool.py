@@ -124,9 +124,18 @@ class Pool:
         teachers = list(self._teachers.values())
         if not teachers:
             return "no teacher is known"
-        problems = [t.health.problem or f"{t.endpoint}: not reached yet" for t in teachers if not t.ready]
+        since: dict[_Teacher, float] = {}
+        for request in list(self._asked.values()):
+            for teacher, begun in list(request.asked.items()):
+                since[teacher] = min(begun, since.get(teacher, begun))
+        now, said = time.monotonic(), []
+        for teacher in teachers:
+            if not teacher.ready:
+                said.append(teacher.health.problem or f"{teacher.endpoint}: not reached yet")
+            elif teacher in since:
+                said.append(f"{teacher.endpoint}: has been at it for {now - since[teacher]:.1f} s")
         text = f"{sum(t.ready for t in teachers)} of {len(teachers)} teachers ready"
-        return text + (f" ({'; '.join(problems[:4])})" if problems else "")
+        return text + (f" ({'; '.join(said[:4])})" if said else "")
 
     def _follow(self, now: float) -> None:
         """Take in who teaches now, and look again at those that failed."""

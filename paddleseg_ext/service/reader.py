@@ -129,9 +129,11 @@ class DistillReader:
 
     def set_sample_generator(self, reader: Reader) -> "DistillReader":
         """Wrap a reader of samples, `(img, label)`. It then gives samples, `(img, label, prediction)`."""
-        if self._batch_size is not None:
-            return self._wrap(reader, from_samples(self._batch_size))
-        return self._wrap(reader, from_samples(self._rows or _REQUEST), one_by_one=True)
+
+        def take(samples: Iterable[Any], form: Layout) -> Iterator[Batch]:
+            return from_samples(self._batch_size or form.rows or _REQUEST)(samples, form)
+
+        return self._wrap(reader, take, one_by_one=self._batch_size is None)
 
     def set_sample_list_generator(self, reader: Reader) -> "DistillReader":
         """Wrap a reader of lists of samples. It then gives batches, a tuple of arrays `(img, label, prediction)`:
@@ -189,9 +191,9 @@ class DistillReader:
     def _open(self) -> Pipeline:
         assert self._open_source is not None
         settings, rates = self.settings, Rates()
-        options = Options(
-            *(self._capacity, settings.ordered, settings.teacher_timeout, self._spec), begin=self._begin, rates=rates
-        )
+        # Whether addresses are right at all shows at the first start; later, teachers may be away for longer.
+        begin = self._begin if self._spec is None else None
+        options = Options(self._capacity, settings.ordered, settings.teacher_timeout, self._spec, begin, rates)
         pipeline = Pipeline(self._open_source(rates), self._connect(), options)
         self._epochs.add(pipeline)
         return pipeline

@@ -230,6 +230,44 @@ def test_an_address_where_nobody_is_ends_the_epoch_at_its_start():
         next(made.set_batch_generator(lambda: batches(4, 4))())
 
 
+def test_a_hundred_short_epochs_end(world):
+    """None waits for something that has happened already."""
+    for size in range(100):
+        train_reader = reader(world, d_batch_size=1).set_batch_generator(lambda size=size: batches(size % 5, 2))
+        assert sum(len(label) for _, label, _ in train_reader()) == size % 5
+
+
+@pytest.mark.parametrize(("occupied", "held"), [(0, 6), (2, 4), (5, 1)])
+def test_what_the_caller_keeps_counts_towards_the_capacity(world, occupied, held):
+    read = []
+
+    def note():
+        for batch in batches(400, 4):
+            read.append(True)
+            yield batch
+
+    train_reader = reader(world, capacity=6, occupied_capacity=occupied).set_batch_generator(note)
+    for taken, _ in enumerate(train_reader(), 1):
+        assert len(read) - taken <= held
+        if taken == 30:
+            break
+    assert len(read) - 30 >= held - 1
+
+
+def test_a_later_epoch_waits_for_teachers_longer_than_the_first(monkeypatch):
+    """An address that never answered may be wrong; one that did may be away for a while."""
+    monkeypatch.setattr("paddleseg_ext.service.reader._BEGIN", 0.2)
+    state = {"away": False}
+    world = World({"127.0.0.1:1": Teacher(lambda: AWAY if state["away"] else GOOD)})
+    train_reader = reader(world).set_batch_generator(lambda: batches(8, 4))
+    assert len(list(train_reader())) == 2
+    state["away"] = True
+    timer = threading.Timer(0.6, state.update, [{"away": False}])
+    timer.start()
+    assert len(list(train_reader())) == 2
+    timer.join()
+
+
 @pytest.mark.parametrize(
     ("options", "given", "message"),
     [
