@@ -27,6 +27,7 @@ from paddleseg_ext.engine import env
 from paddleseg_ext.engine.hooks import OnceHook
 from paddleseg_ext.engine.trainer import Hook
 from paddleseg_ext.errors import ConfigError
+from paddleseg_ext.inference.job import plain
 from paddleseg_ext.losses import Loss
 from paddleseg_ext.models.weights import digest
 from paddleseg_ext.teachers import ModelTeacher, PeerTeacher, SeveralTeachers
@@ -103,7 +104,7 @@ def train_distilled(session: Session, student: nn.Layer, distillation: Distillat
             extras=nn.LayerList([*step.extras, *past]),
             teacher=shown,
             pairs=distillation.record,
-            teacher_configs=[member.config for member in members if member.config is not None],
+            teachers=[_recorded_teacher(member) for member in members if member.config is not None],
             further_hooks=_balance_check(session, step),
         )
     for member in members:
@@ -174,6 +175,13 @@ def _recorded(pair: Pair, caught: Recorder, members: Sequence[Member]) -> dict[s
         **{"name": pair.name, "student": said(pair.student, caught.specs), "teacher": said(pair.teacher, specs)},
         **{"loss": type(pair.loss).__name__, "weight": pair.weight},
     }
+
+
+def _recorded_teacher(member: Member) -> dict[str, Any]:
+    """Its file as it was used, with the weights that it was given."""
+    assert member.config is not None
+    resolved = {**member.config.resolved, "model": plain(member.component)}
+    return {"name": member.name, "path": member.config.path, "resolved": resolved}
 
 
 def _of_member(pair: Pair, member: Member, share: float, offset: int) -> Pair:

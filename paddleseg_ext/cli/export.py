@@ -4,17 +4,19 @@ python -m paddleseg_ext.cli.export --config S.yml --model_path output/best_model
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import paddle
 import yaml
 
 from paddleseg_ext import registry
@@ -22,12 +24,16 @@ from paddleseg_ext.cli import args as flags
 from paddleseg_ext.cli.screen import user_errors
 from paddleseg_ext.cli.trained import Trained, open_trained
 from paddleseg_ext.data.build import dataset_facts
-from paddleseg_ext.engine.export import OUTPUTS, Agreement, agreement, export, predictor, run_predictor
+from paddleseg_ext.engine import env
+from paddleseg_ext.engine.export import OUTPUTS, agreement, export, predictor, run_predictor, static_layer
 from paddleseg_ext.errors import ConfigError, UserError
+from paddleseg_ext.inference.job import save_onnx
+from paddleseg_ext.inference.runners import onnxruntime_runner
 
 _ENOUGH = 0.999  # share of pixels that must get the same class
 # Paddle's old IR first: paddle.inference runs it with oneDNN, and PaddleSeg's deploy tools know its file. Some models need PIR.
 _IRS = {"old IR": "0", "PIR": "1"}
+_FOR_ONNX = ("paddle2onnx", "onnxruntime")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -39,61 +45,96 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--save_dir", type=Path, default=Path("output/inference_model"), help="folder to write")
     add("--input_shape", type=int, nargs=4, metavar=("N", "C", "H", "W"), help="fixed; default: any N, H, W")
     add("--output_op", choices=OUTPUTS, default="argmax", help="what the model gives")
+    add("--onnx", action="store_true", help="write model.onnx too; needs paddle2onnx and onnxruntime")
     add("--in_process", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     with user_errors():
         if args.input_shape and min(args.input_shape) < 1:
             raise ConfigError(f"--input_shape is N, C, H and W, each at least 1, but got {args.input_shape}")
+        missing = [name for name in _FOR_ONNX if args.onnx and importlib.util.find_spec(name) is None]
+        if missing:
+            raise ConfigError(f"--onnx: not installed: {', '.join(missing)}; python -m pip install {' '.join(missing)}")
         if args.in_process is not None:
-            _export_here(args, args.in_process)
+            (_onnx_here if args.onnx else _export_here)(args, args.in_process)
         else:
             _export_in_children(args, sys.argv[1:] if argv is None else list(argv))
 
 
 def _export_in_children(args: argparse.Namespace, words: list[str]) -> None:
-    """Try each IR in a process of its own: which one Paddle uses is settled when it is imported."""
+    """Each export in a process of its own: which IR Paddle uses is settled when it is imported, and some exports crash."""
     try:
         args.save_dir.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=args.save_dir.parent, prefix=f".{args.save_dir.name}."))
     except OSError as error:
         raise ConfigError(f"--save_dir {args.save_dir}: cannot be made: {error.strerror}") from None
-    reasons: list[str] = []
     try:
-        for name, flag in _IRS.items():
-            folder = work / name.replace(" ", "_")
-            folder.mkdir()
-            command = [sys.executable, "-m", "paddleseg_ext.cli.export", *words, "--in_process", str(folder)]
-            environment = {**os.environ, "FLAGS_enable_pir_api": flag, "PYTHONPATH": os.pathsep.join(sys.path)}
-            done = subprocess.run(command, env=environment, capture_output=True, text=True)
-            if done.returncode == 2:  # what the user can mend
-                raise UserError(done.stderr.strip().splitlines()[-1].removeprefix("error: "))
-            report = folder / "report.json"
-            if done.returncode == 0 and report.is_file():
-                figures = json.loads(report.read_text())
-                report.unlink()
-                _publish(folder, args.save_dir)
-                if name == "PIR":
-                    print(
-                        f"the old IR does not take this model ({reasons[0]}); "
-                        "to run it on a CPU, switch oneDNN off: disable_mkldnn()"
-                    )
-                print(f"exported to {args.save_dir} ({name}): {figures['model_file']}, model.pdiparams, deploy.yaml")
-                print(
-                    f"paddle.inference gives {100 * figures['same_class']:.3f} % of the pixels the same class as the model"
-                    + (f", largest difference {figures['difference']:.2e}" if args.output_op != "argmax" else "")
-                )
-                return
-            lines = (done.stderr or done.stdout).strip().splitlines()
-            reasons.append(f"{name}: {lines[-1].strip() if lines else f'exit code {done.returncode}'}")
+        _export_paddle(args, [word for word in words if word != "--onnx"], work)
+        if args.onnx:
+            _export_onnx(args, words, work / "onnx")
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _export_paddle(args: argparse.Namespace, words: list[str], work: Path) -> None:
+    reasons: list[str] = []
+    for name, flag in _IRS.items():
+        folder = work / name.replace(" ", "_")
+        figures = _in_child(words, folder, flag)
+        if isinstance(figures, str):
+            reasons.append(f"{name}: {figures}")
+            continue
+        _publish(folder, args.save_dir, ("model.pdmodel", "model.json", "model.pdiparams.info"))
+        if name == "PIR":
+            print(
+                f"the old IR does not take this model ({reasons[0]}); "
+                "to run it on a CPU, switch oneDNN off: disable_mkldnn()"
+            )
+        print(f"exported to {args.save_dir} ({name}): {figures['model_file']}, model.pdiparams, deploy.yaml")
+        print(f"paddle.inference {_agreement_in_words(args, figures)}")
+        return
     raise UserError(f"{args.config}: this model cannot be exported ({'; '.join(reasons)})")
 
 
-def _publish(folder: Path, target: Path) -> None:
+def _export_onnx(args: argparse.Namespace, words: list[str], folder: Path) -> None:
+    figures = _in_child(words, folder, _IRS["PIR"])
+    if isinstance(figures, str):
+        hint = "" if args.input_shape else "; some models are taken at a fixed size only: --input_shape N C H W"
+        raise UserError(f"--onnx: this model cannot be written as ONNX: {figures}{hint}; the Paddle model is whole")
+    _publish(folder, args.save_dir)
+    print(f"exported to {args.save_dir}: model.onnx")
+    print(f"ONNX Runtime {_agreement_in_words(args, figures)}")
+
+
+def _in_child(words: list[str], folder: Path, flag: str) -> dict[str, Any] | str:
+    """What an export says of itself, or why there is none.
+
+    Raises:
+        UserError: what the user can mend.
+    """
+    folder.mkdir()
+    command = [sys.executable, "-m", "paddleseg_ext.cli.export", *words, "--in_process", str(folder)]
+    environment = {**os.environ, "FLAGS_enable_pir_api": flag, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    report = folder / "report.json"
+    if done.returncode == 2:
+        raise UserError(done.stderr.strip().splitlines()[-1].removeprefix("error: "))
+    if done.returncode == 0 and report.is_file():
+        figures = json.loads(report.read_text())
+        report.unlink()
+        return figures
+    lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else f"exit code {done.returncode}"
+
+
+def _agreement_in_words(args: argparse.Namespace, figures: Mapping[str, Any]) -> str:
+    difference = "" if args.output_op == "argmax" else f", largest difference {figures['difference']:.2e}"
+    return f"gives {100 * figures['same_class']:.3f} % of the pixels the same class as the model{difference}"
+
+
+def _publish(folder: Path, target: Path, names: Sequence[str] = ()) -> None:
     """Put the files in their place; those of an earlier export with other names go."""
     target.mkdir(parents=True, exist_ok=True)
-    for old in ("model.pdmodel", "model.json", "model.pdiparams", "model.pdiparams.info", "deploy.yaml"):
+    for old in names:
         if not (folder / old).exists():
             (target / old).unlink(missing_ok=True)
     for file in sorted(folder.iterdir()):
@@ -102,8 +143,7 @@ def _publish(folder: Path, target: Path) -> None:
 
 def _export_here(args: argparse.Namespace, folder: Path) -> None:
     trained = open_trained(args)
-    channels = dataset_facts(trained.dataset).img_channels
-    shape: list[int | None] = list(args.input_shape) if args.input_shape else [None, channels, None, None]
+    shape = _shape(args, trained)
     model_file = export(trained.model, folder, shape, args.output_op)
     transforms = trained.config.resolved["val_dataset"].get("transforms") or []
     deploy = {
@@ -111,21 +151,40 @@ def _export_here(args: argparse.Namespace, folder: Path) -> None:
         **{"output_op": args.output_op, "output_dtype": "int32" if args.output_op == "argmax" else "float32"},
     }
     (folder / "deploy.yaml").write_text(yaml.safe_dump({"Deploy": deploy}, sort_keys=False))
-    found = _check(trained, folder / model_file, args)
-    if found.same_class < _ENOUGH:
-        raise RuntimeError(f"only {100 * found.same_class:.2f} % of the pixels get the class that the model gives them")
-    figures = {"model_file": model_file, "same_class": found.same_class, "difference": found.difference}
-    (folder / "report.json").write_text(json.dumps(figures))
+    engine = predictor(folder / model_file, folder / "model.pdiparams")
+    _check(args, trained, folder, model_file, lambda image: run_predictor(engine, image))
 
 
-def _check(trained: Trained, model_file: Path, args: argparse.Namespace) -> Agreement:
-    """The worst of a few val images, or of one random image of a fixed shape that they do not have."""
+def _onnx_here(args: argparse.Namespace, folder: Path) -> None:
+    trained = open_trained(args)
+    save_onnx(static_layer(trained.model, _shape(args, trained), args.output_op), folder / "model.onnx")
+    run = onnxruntime_runner(folder, "fp32", env.threads())
+    _check(args, trained, folder, "model.onnx", lambda image: run(paddle.to_tensor(image))[0].numpy())
+
+
+def _shape(args: argparse.Namespace, trained: Trained) -> list[int | None]:
+    return (
+        list(args.input_shape) if args.input_shape else [None, dataset_facts(trained.dataset).img_channels, None, None]
+    )
+
+
+def _check(
+    args: argparse.Namespace, trained: Trained, folder: Path, model_file: str, run: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    """Compare on a few val images, or on a random one of a fixed shape that they do not have, and write down the worst.
+
+    Raises:
+        RuntimeError: the exported model gives something else than the model.
+    """
     images = list(_images(trained, args.input_shape)) or [
         np.random.default_rng(0).normal(0, 1, args.input_shape).astype("float32")
     ]
-    engine = predictor(model_file, model_file.with_name("model.pdiparams"))
-    found = [agreement(trained.model, args.output_op, x, run_predictor(engine, x)) for x in images]
-    return Agreement(max(f.difference for f in found), min(f.same_class for f in found))
+    found = [agreement(trained.model, args.output_op, image, run(image)) for image in images]
+    same = min(f.same_class for f in found)
+    if same < _ENOUGH:
+        raise RuntimeError(f"only {100 * same:.2f} % of the pixels get the class that the model gives them")
+    figures = {"model_file": model_file, "same_class": same, "difference": max(f.difference for f in found)}
+    (folder / "report.json").write_text(json.dumps(figures))
 
 
 def _images(trained: Trained, shape: Sequence[int] | None) -> Any:

@@ -60,11 +60,16 @@ def export(model: nn.Layer, folder: Path, shape: list[int | None], output_op: st
         shape: [N, C, H, W] of its input, None for what may change.
         output_op: one of OUTPUTS.
     """
+    paddle.jit.save(static_layer(model, shape, output_op), str(folder / "model"))
+    return "model.pdmodel" if uses_old_ir() else "model.json"
+
+
+def static_layer(model: nn.Layer, shape: list[int | None], output_op: str) -> Any:
+    """The model with its output as `export` writes it, to be traced for inputs of this shape."""
     layer = Exported(model, output_op)
     layer.eval()
     specification = [paddle.static.InputSpec(shape, "float32", name="x")]
-    paddle.jit.save(paddle.jit.to_static(layer, input_spec=specification, full_graph=True), str(folder / "model"))
-    return "model.pdmodel" if uses_old_ir() else "model.json"
+    return paddle.jit.to_static(layer, input_spec=specification, full_graph=True)
 
 
 def predictor(model_file: Path, params_file: Path) -> Any:

@@ -182,8 +182,10 @@ def test_each_start_of_a_run_is_written_down(world):
     first, second = map(json.loads, (world.folder / "distilled/provenance.jsonl").read_text().splitlines())
     assert alone["seed"] == first["seed"] == second["seed"] == 5 and alone["git"] is None
     assert alone["versions"]["paddle"] == paddle.__version__ and "--iters" in alone["command"]
-    assert set(first["configs"]) == {"student.yml", "teacher.yml"}
-    assert first["configs"]["teacher.yml"]["model"]["width"] == 16 and second["configs"]["student.yml"]["iters"] == 8
+    assert alone["folder"] == str(world.folder) and alone["config"]["path"] == "student.yml"
+    assert first["config"]["resolved"]["distill_loss"] and second["config"]["resolved"]["iters"] == 8
+    assert alone["teachers"] == [] and [t["path"] for t in first["teachers"]] == ["teacher.yml"]
+    assert first["teachers"][0]["resolved"]["model"]["width"] == 16
     assert first["resumed_from"] is None and second["resumed_from"] == "distilled/iter_4"
 
 
