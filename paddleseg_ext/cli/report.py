@@ -136,8 +136,8 @@ def _lead(compared: Comparison) -> str:
         return "No student here was trained both alone and distilled, so nothing is said of what distillation changed."
     gain = 100 * (after.best - before.best)
     return (
-        f"{after.name} reaches {100 * after.best:.2f} % mIoU with its teacher's help, {gain:+.2f} points against "
-        f"{before.name}, the same model trained alone."
+        f"With its teacher's help, the student of run '{after.name}' reaches {100 * after.best:.2f} % mIoU: "
+        f"{gain:+.2f} points against run '{before.name}', the same model trained alone."
     )
 
 
@@ -161,7 +161,7 @@ def _figures(
     if teacher is not None and after is not None:
         small, big = sizes[after.name].parameters, sizes[teacher.name].parameters
         if big > small:
-            said = f"fewer parameters than the teacher, {_millions(small)} against {_millions(big)}"
+            said = f"fewer parameters than the teacher, {_count(small)} against {_count(big)}"
             found.append(page.Figure(f"{big / max(small, 1):.3g}×", said))
         quick, slow = 1000 * times[after.name].median, 1000 * times[teacher.name].median
         if slow > quick:
@@ -175,8 +175,12 @@ def _miou(subject: Subject, judged: Mapping[str, Judged]) -> float:
     return subject.best if subject.run is not None else judged[subject.name].miou
 
 
-def _millions(count: int) -> str:
-    return f"{count / 1e6:.2f} M" if count >= 1e5 else f"{count / 1e3:.1f} k"
+def _count(number: int) -> str:
+    """12.3 M and its like."""
+    for unit, name in ((10**9, " G"), (10**6, " M"), (10**3, " k")):
+        if number >= unit:
+            return f"{number / unit:.3g}{name}"
+    return str(number)
 
 
 def _row(subject: Subject, colour: str, size: Size, taken: Latency, judged: Judged) -> page.Row:
@@ -186,8 +190,8 @@ def _row(subject: Subject, colour: str, size: Size, taken: Latency, judged: Judg
         **{"name": subject.name, "role": subject.role, "colour": colour},
         miou=f"{100 * (subject.best if run is not None else judged.miou):.2f}",
         best_iteration=str(run.best["iter"]) if run is not None else "–",
-        parameters=_millions(size.parameters),
-        multiply_adds=f"{size.multiply_adds / 1e9:.3g} G",
+        parameters=_count(size.parameters),
+        multiply_adds=_count(size.multiply_adds),
         **{"median": f"{1000 * taken.median:.1f} ms", "p95": f"{1000 * taken.p95:.1f} ms"},
         trained=f"{minutes:.1f} min" if minutes >= 1 else f"{60 * minutes:.0f} s" if minutes else "–",
     )
@@ -210,7 +214,7 @@ def _charts(
     found = [
         page.Chart("mIoU on the val set, %", curves(miou, colours, "mIoU", mark_best=True)),
         page.Chart(
-            "Best mIoU, %, against latency; area: parameters",
+            "mIoU against latency (area: parameters)",
             scatter(spots, colours, "median latency, ms", arrow if len(arrow) == 2 else ()),
         ),
     ]

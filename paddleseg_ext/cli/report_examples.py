@@ -37,13 +37,13 @@ class Album:
         for name, values in given.items():
             miou = 100 * Judged(pixel_counts(self.dataset, index, sample, values)[None]).image_miou[0]
             wrong = pictures.errors(values, label, ignored)
-            cells.append(Cell(name, [(f"mIoU {miou:.1f} %", pictures.classes(values)), ("errors in red", wrong)]))
+            cells.append(Cell(name, [(f"mIoU {miou:.1f} %", pictures.classes(values)), ("red: errors", wrong)]))
         if self.compared.before is not None and self.compared.after is not None:
             before, after = given[self.compared.before.name], given[self.compared.after.name]
             changed = pictures.changes(image, before, after, label, ignored)
             said = (
-                ("mended in green, broken in red", changed),
-                ("distilled, over the input", pictures.over(image, after)),
+                ("green: won, red: lost", changed),
+                (f"{self.compared.after.name}, on the input", pictures.over(image, after)),
             )
             cells.append(Cell("by distillation", said))
         return Example(self.title(index), note, cells)
@@ -56,13 +56,14 @@ class Album:
         image = np.asarray(self.dataset[index]["img"]).astype("float32")
         photo = Cell("image", [(self.title(index), pictures.photo(self._image(index)))])
         found, remarks = [], []
-        for pair in after.run.pairs[:_MOST_PAIRS]:
+        for pairs in _by_tensors(after.run.pairs)[:_MOST_PAIRS]:
+            name = ", ".join(pair["name"] for pair in pairs)
             try:
-                cells = self._pair(pair, image)
+                cells = self._pair(pairs[0], image)
             except (ConfigError, ValueError):  # a tensor of the user's own file, or one that is no map
-                remarks.append(f"{pair['name']} is not shown: its tensors are no layers' maps.")
+                remarks.append(f"{name} is not shown: its tensors are not the maps of layers.")
                 continue
-            found.append(Example(pair["name"], f"{pair['loss']}, weight {pair['weight']:g}", [photo, *cells]))
+            found.append(Example(name, "weight " + ", ".join(f"{pair['weight']:g}" for pair in pairs), [photo, *cells]))
         return found, remarks
 
     def _pair(self, pair: Mapping[str, Any], image: np.ndarray) -> list[Cell]:
@@ -118,6 +119,14 @@ def changes(compared: Comparison, judged: Mapping[str, Judged]) -> np.ndarray | 
     if compared.before is None or compared.after is None:
         return None
     return judged[compared.after.name].image_miou - judged[compared.before.name].image_miou
+
+
+def _by_tensors(pairs: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Pairs that compare the same tensors, together."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for pair in pairs:
+        groups.setdefault(f"{pair['student']} {pair['teacher']}", []).append(pair)
+    return list(groups.values())
 
 
 def _seen(model: nn.Layer, key: int | list[str], image: np.ndarray) -> list[tuple[str, np.ndarray]]:

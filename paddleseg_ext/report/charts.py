@@ -7,8 +7,8 @@ from html import escape
 
 Curve = Sequence[tuple[float, float]]
 
-_WIDTH, _HEIGHT = 420, 240  # of the drawing; on the page it takes the width that there is
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 12, 36
+_WIDTH, _HEIGHT = 360, 212  # of the drawing; on the page it takes the width that there is
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 10, 36
 _MOST_DOTS = 40  # a line of more points is drawn without dots
 
 
@@ -84,8 +84,9 @@ def scatter(spots: Mapping[str, Spot], colours: Mapping[str, str], x_title: str,
     if change:
         (a, b), (c, d) = (places[name] for name in change)
         drawn.append(f'<line x1="{a:.1f}" y1="{b:.1f}" x2="{c:.1f}" y2="{d:.1f}" class="change"/>')
-    for name, spot in spots.items():
-        a, b = places[name]
+    lowest = 0.0
+    for name in sorted(spots, key=lambda name: places[name][1]):  # from the top, so that a name may make room below
+        (a, b), spot = places[name], spots[name]
         radius = 4 + 12 * math.sqrt(spot.size / largest)
         said = f"{name}: {spot.x:.3g}, {spot.y:.2f}"
         drawn.append(
@@ -93,8 +94,9 @@ def scatter(spots: Mapping[str, Spot], colours: Mapping[str, str], x_title: str,
             f"<title>{escape(said)}</title></circle>"
         )
         right = a > _WIDTH * 0.6
+        lowest = max(b + 4, lowest + 13)
         drawn.append(
-            f'<text x="{a + (-radius - 4 if right else radius + 4):.1f}" y="{b + 4:.1f}" class="name" '
+            f'<text x="{a + (-radius - 4 if right else radius + 4):.1f}" y="{lowest:.1f}" class="name" '
             f'text-anchor="{"end" if right else "start"}">{escape(name)}</text>'
         )
     return _svg(drawn, f"{x_title}: {', '.join(spots)}")
