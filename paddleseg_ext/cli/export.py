@@ -7,7 +7,9 @@ import argparse
 import importlib.util
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -122,8 +124,16 @@ def _in_child(words: list[str], folder: Path, flag: str) -> dict[str, Any] | str
         figures = json.loads(report.read_text())
         report.unlink()
         return figures
+    return _reason(done)
+
+
+def _reason(done: subprocess.CompletedProcess[str]) -> str:
+    """What a failed export says last, but for glog's warnings (W1125 ...), and the signal that ended it, if one did."""
     lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else f"exit code {done.returncode}"
+    lines = [line for line in lines if not re.match(r"[IW]\d{4} ", line)]
+    code = done.returncode
+    ended = f"the export ended by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return ", ".join([*(line[:300].rstrip(".") for line in lines[-1:]), *([ended] if code < 0 or not lines else [])])
 
 
 def _agreement_in_words(args: argparse.Namespace, figures: Mapping[str, Any]) -> str:
