@@ -26,9 +26,10 @@ from paddleseg_ext.cli import args as flags
 from paddleseg_ext.cli.screen import user_errors
 from paddleseg_ext.cli.trained import Trained, open_trained
 from paddleseg_ext.data.build import dataset_facts
+from paddleseg_ext.data.check import check_images
 from paddleseg_ext.engine import env
 from paddleseg_ext.engine.export import OUTPUTS, agreement, export, predictor, run_predictor, static_layer
-from paddleseg_ext.errors import ConfigError, UserError
+from paddleseg_ext.errors import ConfigError, DataError, UserError
 from paddleseg_ext.inference.job import save_onnx
 from paddleseg_ext.inference.runners import onnxruntime_runner
 
@@ -186,9 +187,10 @@ def _check(
     Raises:
         RuntimeError: the exported model gives something else than the model.
     """
-    images = list(_images(trained, args.input_shape)) or [
-        np.random.default_rng(0).normal(0, 1, args.input_shape).astype("float32")
-    ]
+    images = list(_images(trained, args.input_shape))
+    if not images and not args.input_shape:
+        raise DataError(f"{trained.dataset.where}: no image to check the export on; give one, or --input_shape")
+    images = images or [np.random.default_rng(0).normal(0, 1, args.input_shape).astype("float32")]
     found = [agreement(trained.model, args.output_op, image, run(image)) for image in images]
     same = min(f.same_class for f in found)
     if same < _ENOUGH:
@@ -198,7 +200,8 @@ def _check(
 
 
 def _images(trained: Trained, shape: Sequence[int] | None) -> Any:
-    dataset = registry.build(trained.dataset, "data set")
+    dataset: Any = registry.build(trained.dataset, "data set")
+    check_images([str(pair[0]) for pair in getattr(dataset, "file_list", [])[:3]], trained.dataset.where)
     for index in range(min(len(dataset), 3)):
         sample: Mapping[str, Any] = dataset[index]
         image = sample["img"][None].astype("float32")

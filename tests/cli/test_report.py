@@ -86,7 +86,11 @@ def test_every_loss_and_the_miou_have_their_curve(runs, text):
     titles = re.findall(r"<figcaption>(.*?)</figcaption>", charts)
     losses = {key for name in ("alone", "distilled") for key in runs.records("train", name)[0]}
     losses -= {"kind", "iter", "lr", "ips", "batch_cost", "reader_cost", "loss"}
-    assert set(titles) == losses | {"mIoU on the val set, %", "mIoU against latency (area: parameters)", "loss, the sum"}
+    assert set(titles) == losses | {
+        "mIoU on the val set, %",
+        "mIoU against latency (area: parameters)",
+        "loss, the sum",
+    }
     last = runs.records("train", "distilled")[-1]
     assert f"distilled, iteration 8: {last['distill/KLLoss']:.4g}" in charts
 
