@@ -31,7 +31,7 @@ from paddleseg_ext.inference.job import plain
 from paddleseg_ext.losses import Loss
 from paddleseg_ext.models.weights import digest
 from paddleseg_ext.teachers import ModelTeacher, PeerTeacher, SeveralTeachers
-from paddleseg_ext.types import Batch, Teacher
+from paddleseg_ext.types import Batch, Teacher, TeacherOutputs
 
 _log = logging.getLogger(__name__)
 
@@ -82,6 +82,8 @@ def open_distillation(session: Session, student: nn.Layer, user: UserDistillatio
         record = [_recorded(pair, caught, members) for pair in pairs]
         members = [replace(member, teacher=_quick(session, member, members, pairs, batch)) for member in members]
         teacher = members[0].teacher if len(members) == 1 else _as_one(session, members)
+        if user.prepare_teacher is not None:
+            teacher = _prepared(teacher, user.prepare_teacher, batch, session.args.distill_config)
         task_loss = build_task_loss(session, student)
         yield Distillation(
             Distiller(student, caught, teacher, task_loss, pairs, own, facts.ignore_index), members, record
@@ -161,6 +163,21 @@ def _quick(session: Session, member: Member, members: Sequence[Member], pairs: S
         keys = [name.removeprefix(prefix) for name in keys if name.startswith(prefix)]
     outputs = len(member.teacher(batch).logits)
     return faster(session, member.name, member.teacher, member.component, outputs, dict.fromkeys(keys))
+
+
+def _prepared(teacher: Teacher, prepare: Callable[[Teacher], Teacher], batch: Batch, path: str) -> Teacher:
+    """What the user's file makes of a teacher, tried once."""
+    if isinstance(teacher, nn.Layer):
+        raise ConfigError(f"{path}: prepare_teacher is for a teacher that does not learn too")
+    made = prepare(teacher)
+    before, after = teacher(batch), made(batch) if callable(made) else None
+    if not isinstance(after, TeacherOutputs):
+        raise ConfigError(f"{path}: prepare_teacher returns a function of a Batch that gives TeacherOutputs")
+    if [x.shape for x in after.logits] != [x.shape for x in before.logits] or set(before.features) - set(
+        after.features
+    ):
+        raise ConfigError(f"{path}: prepare_teacher: the outputs' shapes and the features' names stay as they were")
+    return made
 
 
 def _recorded(pair: Pair, caught: Recorder, members: Sequence[Member]) -> dict[str, Any]:
