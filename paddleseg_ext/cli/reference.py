@@ -22,8 +22,8 @@ from paddleseg_ext.losses import Loss
 _HEAD = """# Every key of a configuration
 
 Made by `python -m paddleseg_ext.cli.reference` from what reads the files; do not edit. An unknown key is an error that names its
-file, line and the closest known ones. Any value can be overwritten by `--opts key=value`, keys dotted and list elements by number,
-such as `--opts distill.outputs.0.weight=2`. "needed" in the column of defaults: there is none.
+file, line and the closest known ones. Any value can be overwritten by `--opts key=value`, keys dotted and list elements by
+number, such as `--opts distill.outputs.0.weight=2`. "needed" in the column of defaults: there is none.
 """
 _GIVEN = ("num_classes", "ignore_index", "channels_in", "channels_out")  # by the program, not by the file
 
