@@ -36,13 +36,13 @@ class _Axis:
         return self.start + (self.end - self.start) * (at - low) / (high - low)
 
     def ticks(self) -> list[float]:
-        """Round values within the axis, about five."""
+        """Round values within the axis, three to six."""
         if self.is_log and self.high >= 10 * self.low:
             first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
             steps = (1.0, 2.0, 5.0) if last - first < 3 else (1.0,)
             decades = [step * 10.0**power for power in range(first, last + 1) for step in steps]
             return [value for value in decades if self.low <= value <= self.high]
-        raw = (self.high - self.low) / 5
+        raw = (self.high - self.low) / 6
         unit = 10.0 ** math.floor(math.log10(raw))
         step = next(factor * unit for factor in (1, 2, 2.5, 5, 10) if factor * unit >= raw * 0.999)
         return [n * step for n in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
