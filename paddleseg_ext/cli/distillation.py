@@ -79,7 +79,8 @@ def open_distillation(session: Session, student: nn.Layer, user: UserDistillatio
                 raise ConfigError(
                     f"{config.path}: distill.unlabelled: {type(pair.loss).__name__} takes labelled images only"
                 )
-        record = [_recorded(pair, caught, members) for pair in pairs]
+        offsets = _offsets(members, batch)
+        record = [_recorded(pair, caught, members, offsets) for pair in pairs]
         members = [replace(member, teacher=_quick(session, member, members, pairs, batch)) for member in members]
         teacher = members[0].teacher if len(members) == 1 else _as_one(session, members)
         if user.prepare_teacher is not None:
@@ -180,17 +181,28 @@ def _prepared(teacher: Teacher, prepare: Callable[[Teacher], Teacher], batch: Ba
     return made
 
 
-def _recorded(pair: Pair, caught: Recorder, members: Sequence[Member]) -> dict[str, Any]:
-    """A pair by the names of its layers; numbers are outputs."""
-    teacher = members[0].teacher
-    specs = teacher.recorder.specs if len(members) == 1 and isinstance(teacher, ModelTeacher) else {}
+def _offsets(members: Sequence[Member], batch: Batch) -> dict[str, int]:
+    """Of several teachers, the number of each one's first output among those of all."""
+    counts = [len(member.teacher(batch).logits) for member in members] if len(members) > 1 else [0]
+    return {member.name: sum(counts[:position]) for position, member in enumerate(members)}
+
+
+def _recorded(pair: Pair, caught: Recorder, members: Sequence[Member], offsets: Mapping[str, int]) -> dict[str, Any]:
+    """A pair by the names of its layers; numbers are outputs. `of`: the one that is meant of several teachers."""
+    of = next((m for m in members if len(members) > 1 and pair.name.endswith(f"@{m.name}")), None)
+    one = of or members[0]
+    specs = one.teacher.recorder.specs if isinstance(one.teacher, ModelTeacher) else {}
 
     def said(key: int | str | tuple[str, ...], specs: Mapping[str, str]) -> int | list[str]:
         return key if isinstance(key, int) else [specs.get(name, name) for name in names(key)]
 
+    key = pair.teacher
+    if of is not None:
+        prefix = f"{of.name}/"
+        key = key - offsets[of.name] if isinstance(key, int) else tuple(n.removeprefix(prefix) for n in names(key))
     return {
-        **{"name": pair.name, "student": said(pair.student, caught.specs), "teacher": said(pair.teacher, specs)},
-        **{"loss": type(pair.loss).__name__, "weight": pair.weight},
+        **{"name": pair.name, "student": said(pair.student, caught.specs), "teacher": said(key, specs)},
+        **{"of": of.name if of is not None else None, "loss": type(pair.loss).__name__, "weight": pair.weight},
     }
 
 

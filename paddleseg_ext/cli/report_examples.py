@@ -69,11 +69,9 @@ class Album:
     def _pair(self, pair: Mapping[str, Any], image: np.ndarray) -> list[Cell]:
         before, after, teachers = self.compared.before, self.compared.after, dict(self.compared.teachers)
         assert after is not None
-        key = pair["teacher"]
-        if isinstance(key, list) and len(teachers) > 1:  # of several, a key begins with the teacher's name
-            name = key[0].split("/")[0]
-            teachers, key = {name: teachers[name]} if name in teachers else {}, [k.split("/", 1)[-1] for k in key]
-        sides = [(subject, key) for subject in teachers.values()]
+        if pair.get("of") is not None:
+            teachers = {name: subject for name, subject in teachers.items() if name == pair["of"]}
+        sides = [(subject, pair["teacher"]) for subject in teachers.values()]
         sides += [(subject, pair["student"]) for subject in (before, after) if subject is not None]
         cells = []
         for subject, wanted in sides:
@@ -125,7 +123,7 @@ def _by_tensors(pairs: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, An
     """Pairs that compare the same tensors, together."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for pair in pairs:
-        groups.setdefault(f"{pair['student']} {pair['teacher']}", []).append(pair)
+        groups.setdefault(f"{pair['student']} {pair['teacher']} {pair.get('of')}", []).append(pair)
     return list(groups.values())
 
 

@@ -9,9 +9,10 @@ import subprocess
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 from paddleseg_ext.cli.report import main
-from tests.cli.conftest import command, outcome
+from tests.cli.conftest import DISTILL, TRAIN, command, outcome
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -139,6 +140,51 @@ def test_one_run_alone_makes_a_page_without_a_comparison(report):
     text = report("alone", save_dir="one", args=["--examples", "1"])
     assert "No student here was trained both alone and distilled" in text and '<section id="images">' in text
     assert "by distillation" not in text and '<section id="features">' not in text
+
+
+KL = {"loss": {"type": "KLLoss"}}
+
+
+def several(world):
+    world.run(TRAIN, "--opts", "model.width=16", save_dir="big", iters=1)
+    (world.folder / "small.yml").write_text(yaml.safe_dump({"model": {"type": "ToyNet", "num_classes": 3}}))
+    world.run(TRAIN, save_dir="small", iters=1)
+    (world.folder / "big.yml").write_text(yaml.safe_dump({"model": {"type": "ToyNet", "num_classes": 3, "width": 16}}))
+    teachers = [{"name": name, "config": f"{name}.yml", "pretrained": f"{name}/iter_1"} for name in ("big", "small")]
+    features = [{"student": "conv1", "teacher": {"small": "conv1"}, "loss": "HintLoss"}]
+    return {"teachers": teachers, "outputs": [KL], "features": features, "combine": "each"}
+
+
+def own_past(world):
+    return {"teacher": "ema", "outputs": [KL]}
+
+
+def mutual(world):
+    world.teacher.update({k: v for k, v in world.student.items() if k not in ("model", "distill", "distill_loss")})
+    return {"teacher": "mutual", "outputs": [KL]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "teachers", "features"),
+    [
+        (several, ["big", "small"], [["big", "out"], ["small", "out"], ["small", "out"]]),
+        (own_past, [], [["out"]]),
+        (mutual, ["teacher"], [["teacher", "out"]]),
+    ],
+)
+def test_runs_with_other_kinds_of_teachers_have_their_page(world, called, kind, teachers, features):
+    world.student.pop("distill_loss")
+    world.student["distill"] = kind(world)
+    world.write()
+    world.run(DISTILL, teacher_config="teacher.yml" if kind is mutual else None, iters=2, do_eval=True)
+    called(main, world, *words("out", args=["--examples", "1"]))
+    text = (world.folder / "report/report.html").read_text(encoding="utf-8")
+    _, *rows = cells(section(text, "models"))
+    assert [row[:2] for row in rows] == [*([name, "teacher"] for name in teachers), ["out", "distilled"]]
+    headings = [
+        re.findall(r'<div class="heading">(.*?)</div>', part) for part in section(text, "features").split("<h3>")[1:]
+    ]
+    assert headings == [["image", *names] for names in features]
 
 
 def browse(page, tmp_path, width, height, scheme=LIGHT):
