@@ -166,7 +166,7 @@ def _figures(
         quick, slow = 1000 * times[after.name].median, 1000 * times[teacher.name].median
         if slow > quick:
             found.append(
-                page.Figure(f"{slow / quick:.2g}×", f"faster than the teacher, {quick:.1f} against {slow:.1f} ms")
+                page.Figure(f"{slow / quick:.2g}×", f"as fast as the teacher, {quick:.1f} against {slow:.1f} ms")
             )
     return found
 

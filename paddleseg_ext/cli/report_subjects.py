@@ -117,9 +117,8 @@ def _found(subjects: Sequence[Subject], run: Run, teacher: Config) -> Subject | 
 
 def _source(run: Run, teacher: Config) -> str | None:
     """Where a teacher's weights are: of one that learnt too, in the run's own folder."""
-    learnt = run.folder / "peer" / "model.pdparams"
-    if learnt.is_file():
-        return str(learnt.resolve())
+    if run.config.distill.kind == "mutual":
+        return str((run.folder / "peer" / "model.pdparams").resolve())
     weights = teacher.model.params.get("pretrained")
     if not weights or "://" in str(weights):
         return str(weights) if weights else None
@@ -127,7 +126,11 @@ def _source(run: Run, teacher: Config) -> str | None:
 
 
 def _lies_in(source: str | None, folder: Path) -> bool:
-    return source is not None and Path(source).is_relative_to(folder.resolve())
+    """Whether weights are a run's: its best or a checkpoint. Another run's folder may lie in this one's."""
+    if source is None or not Path(source).is_relative_to(folder.resolve()):
+        return False
+    first = Path(source).relative_to(folder.resolve()).parts[:1]
+    return bool(first) and first[0].startswith(("best_model", "iter_"))
 
 
 def _same_model(a: Config, b: Config) -> bool:

@@ -127,6 +127,7 @@ def same_bits(a, b):
 def runs(tmp_path_factory):
     """A folder with three runs, `teacher`, `alone` and `distilled`, for tests that only read them."""
     world = World(tmp_path_factory.mktemp("runs"))
+    (world.folder / "labels.txt").write_text("road\nsky & <sun>\nwall\n")
     world.student["distill"] = {"features": [{"student": "conv1", "loss": {"type": "AttentionTransferLoss"}}]}
     world.write()
     width = ["--opts", "model.width=16", "model.norm=True"]

@@ -99,6 +99,7 @@ def test_every_loss_and_the_miou_have_their_curve(runs, text):
 def test_classes_add_up_to_the_miou_and_the_difference_is_theirs(runs, text):
     head, *rows = cells(section(text, "classes"))
     best = {n: max(runs.records("eval", n), key=lambda r: r["mIoU"])["class_iou"] for n in ("alone", "distilled")}
+    assert [row[0] for row in rows] == ["road", "sky & <sun>", "wall"]
     for number, row in enumerate(rows):
         for name, values in best.items():
             assert float(row[head.index(name)]) == pytest.approx(100 * values[number], abs=0.051)
