@@ -86,7 +86,7 @@ def _export_paddle(args: argparse.Namespace, words: list[str], work: Path) -> No
         if isinstance(figures, str):
             reasons.append(f"{name}: {figures}")
             continue
-        _publish(folder, args.save_dir, ("model.pdmodel", "model.json", "model.pdiparams.info"))
+        _publish(folder, args.save_dir, ("model.pdmodel", "model.json", "model.pdiparams.info", "model.onnx"))
         if name == "PIR":
             print(
                 f"the old IR does not take this model ({reasons[0]}); "

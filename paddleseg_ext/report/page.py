@@ -107,8 +107,10 @@ def render(page: Page) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string((folder / "page.html").read_text(encoding="utf-8"))
-    widest = max([abs(row.change) for row in page.class_rows if row.change is not None] or [0]) or 1.0
-    return template.render(page=page, widest=widest, style=(folder / "page.css").read_text(encoding="utf-8"))
+    changes = [abs(row.change) for row in page.class_rows if row.change is not None]
+    return template.render(
+        page=page, widest=max(changes, default=None), style=(folder / "page.css").read_text(encoding="utf-8")
+    )
 
 
 def colours_of(roles: Mapping[str, str]) -> Mapping[str, str]:
