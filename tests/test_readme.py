@@ -1,4 +1,4 @@
-"""What the two READMEs say: the same in both languages, about files that exist, by commands that run."""
+"""What the two READMEs and the tutorial say: the same in both languages, about files that exist, by commands that run."""
 
 import re
 import shlex
@@ -12,6 +12,7 @@ from paddleseg_ext.data.fundus import write_fundus
 
 ROOT = Path(__file__).resolve().parents[1]
 READMES = [ROOT / "README.md", ROOT / "README_cn.md"]
+TUTORIAL = ROOT / "docs/tutorial.md"
 # The tutorial's own models and data on a scale that takes seconds: other sizes, and no download.
 SMALL = ["--iters", "2", "--save_interval", "1", "--batch_size", "2", "--log_iters", "1", "--device", "cpu", "--opts"]
 SMALL += [f"{part}_dataset.transforms.0.target_size=[64, 64]" for part in ("train", "val")]
@@ -66,17 +67,52 @@ def checkout(tmp_path_factory):
     return folder
 
 
-def test_the_tutorial_runs_word_for_word_teacher_student_and_distillation(checkout):
-    tutorial = [words for words in commands(READMES[0]) if words[1:2] and words[1].endswith("train.py")]
-    assert len(tutorial) == 3
-    for command in tutorial:
-        # ImageNet weights are a download, which the tests do without; distillation does not need the teacher's.
-        text = run(checkout, [sys.executable, *command[1:], *SMALL, "model.backbone.pretrained=null"])
-        save_dir = checkout / command[command.index("--save_dir") + 1]
+# ImageNet weights are a download, which the tests do without; distillation does not need the teacher's.
+RANDOM = "model.backbone.pretrained=null"
+
+
+@pytest.fixture(scope="module")
+def trained(checkout):
+    """The checkout after the README's tutorial; with what its last command printed."""
+    for command in tutorial(READMES[0]):
+        text = run(checkout, [sys.executable, *command[1:], *SMALL, RANDOM])
+    return checkout, text
+
+
+def tutorial(page):
+    return [words for words in commands(page) if words[1:2] and words[1].endswith("train.py")]
+
+
+def test_the_tutorial_runs_word_for_word_teacher_student_and_distillation(trained):
+    folder, text = trained
+    assert len(tutorial(READMES[0])) == 3
+    for command in tutorial(READMES[0]):
+        save_dir = folder / command[command.index("--save_dir") + 1]
         assert (save_dir / "best_model/model.pdparams").is_file()
         assert (save_dir / "pictures").is_dir()
     assert re.search(r"\[TEACHER\] mIoU 0\.\d{4}", text)
     assert "distill/KLLoss" in text
+
+
+def test_the_tutorial_in_docs_goes_on_from_there_to_a_report_and_an_export(trained):
+    folder, _ = trained
+    steps = commands(TUTORIAL)
+    assert steps[:3] == tutorial(READMES[0])
+    for name, text in re.findall(r"<!-- file: (\S+) -->\n```yaml\n(.*?)```", TUTORIAL.read_text(), re.DOTALL):
+        (folder / name).write_text(text)
+    small = ["--device", "cpu", "--opts", next(word for word in SMALL if word.startswith("val_dataset"))]
+    said = {}
+    for command in steps[3:]:
+        name = command[1] if command[1].endswith(".py") else command[2].rsplit(".", 1)[-1]
+        options = {"inspect": ["--input_size", "64", "64"], "report": ["--device", "cpu"]}
+        options["slim/distill/distill_train.py"] = [*SMALL, RANDOM]
+        said[name] = run(folder, [sys.executable, *command[1:], *options.get(name, small)])
+    assert list(said) == ["inspect", "slim/distill/distill_train.py", "report", "val", "predict", "export"]
+    assert "backbone.bb_3_1 [1, 512, 8, 8]  <-  backbone.bb_3_2 [1, 2048, 8, 8]" in said["inspect"]
+    assert "conv1x1 512 to 2048 channels" in said["slim/distill/distill_train.py"]
+    assert "mIoU" in said["val"] and "2 images predicted" in said["predict"] and "model.onnx" in said["export"]
+    page = (folder / "output/report/report.html").read_text()
+    assert all(role in page for role in ("student alone", "teacher", "distilled", "SegChannelwiseLoss"))
 
 
 def test_the_newer_tutorials_paths_and_its_spelling_work_too(checkout):

@@ -28,10 +28,11 @@ from paddleseg_ext.engine import env
 from paddleseg_ext.engine.hooks import OnceHook
 from paddleseg_ext.engine.trainer import Hook
 from paddleseg_ext.errors import ConfigError
+from paddleseg_ext.inference.job import plain
 from paddleseg_ext.losses import Loss
 from paddleseg_ext.models.weights import digest
 from paddleseg_ext.teachers import ModelTeacher, PeerTeacher, RemoteTeacher, SeveralTeachers
-from paddleseg_ext.types import Batch, Teacher
+from paddleseg_ext.types import Batch, Teacher, TeacherOutputs
 
 _log = logging.getLogger(__name__)
 
@@ -82,9 +83,12 @@ def open_distillation(session: Session, student: nn.Layer, user: UserDistillatio
                 raise ConfigError(
                     f"{config.path}: distill.unlabelled: {type(pair.loss).__name__} takes labelled images only"
                 )
-        record = [_recorded(pair, caught, members) for pair in pairs]
+        offsets = _offsets(members, batch)
+        record = [_recorded(pair, caught, members, offsets) for pair in pairs]
         members = [replace(member, teacher=_quick(session, member, members, pairs, batch)) for member in members]
         teacher = members[0].teacher if len(members) == 1 else _as_one(session, members)
+        if user.prepare_teacher is not None:
+            teacher = _prepared(teacher, user.prepare_teacher, batch, session.args.distill_config)
         task_loss = build_task_loss(session, student)
         yield Distillation(
             Distiller(student, caught, teacher, task_loss, pairs, own, facts.ignore_index), members, record
@@ -110,7 +114,7 @@ def train_distilled(session: Session, student: nn.Layer, distillation: Distillat
             extras=nn.LayerList([*step.extras, *past]),
             teacher=shown,
             pairs=distillation.record,
-            teacher_configs=[member.config for member in members if member.config is not None],
+            teachers=[_recorded_teacher(member) for member in members if member.config is not None],
             further_hooks=_balance_check(session, step),
             ahead=step.teacher.ahead() if isinstance(step.teacher, RemoteTeacher) else None,
         )
@@ -174,18 +178,51 @@ def _quick(session: Session, member: Member, members: Sequence[Member], pairs: S
     return faster(session, member.name, member.teacher, member.component, outputs, dict.fromkeys(keys))
 
 
-def _recorded(pair: Pair, caught: Recorder, members: Sequence[Member]) -> dict[str, Any]:
-    """A pair by the names of its layers; numbers are outputs."""
-    teacher = members[0].teacher
-    specs = teacher.recorder.specs if len(members) == 1 and isinstance(teacher, ModelTeacher) else {}
+def _prepared(teacher: Teacher, prepare: Callable[[Teacher], Teacher], batch: Batch, path: str) -> Teacher:
+    """What the user's file makes of a teacher, tried once."""
+    if isinstance(teacher, nn.Layer):
+        raise ConfigError(f"{path}: prepare_teacher is for a teacher that does not learn too")
+    made = prepare(teacher)
+    before, after = teacher(batch), made(batch) if callable(made) else None
+    if not isinstance(after, TeacherOutputs):
+        raise ConfigError(f"{path}: prepare_teacher returns a function of a Batch that gives TeacherOutputs")
+    if [x.shape for x in after.logits] != [x.shape for x in before.logits] or set(before.features) - set(
+        after.features
+    ):
+        raise ConfigError(f"{path}: prepare_teacher: the outputs' shapes and the features' names stay as they were")
+    return made
+
+
+def _offsets(members: Sequence[Member], batch: Batch) -> dict[str, int]:
+    """Of several teachers, the number of each one's first output among those of all."""
+    counts = [len(member.teacher(batch).logits) for member in members] if len(members) > 1 else [0]
+    return {member.name: sum(counts[:position]) for position, member in enumerate(members)}
+
+
+def _recorded(pair: Pair, caught: Recorder, members: Sequence[Member], offsets: Mapping[str, int]) -> dict[str, Any]:
+    """A pair by the names of its layers; numbers are outputs. `of`: the one that is meant of several teachers."""
+    of = next((m for m in members if len(members) > 1 and pair.name.endswith(f"@{m.name}")), None)
+    one = of or members[0]
+    specs = one.teacher.recorder.specs if isinstance(one.teacher, ModelTeacher) else {}
 
     def said(key: int | str | tuple[str, ...], specs: Mapping[str, str]) -> int | list[str]:
         return key if isinstance(key, int) else [specs.get(name, name) for name in names(key)]
 
+    key = pair.teacher
+    if of is not None:
+        prefix = f"{of.name}/"
+        key = key - offsets[of.name] if isinstance(key, int) else tuple(n.removeprefix(prefix) for n in names(key))
     return {
-        **{"name": pair.name, "student": said(pair.student, caught.specs), "teacher": said(pair.teacher, specs)},
-        **{"loss": type(pair.loss).__name__, "weight": pair.weight},
+        **{"name": pair.name, "student": said(pair.student, caught.specs), "teacher": said(key, specs)},
+        **{"of": of.name if of is not None else None, "loss": type(pair.loss).__name__, "weight": pair.weight},
     }
+
+
+def _recorded_teacher(member: Member) -> dict[str, Any]:
+    """Its file as it was used, with the weights that it was given."""
+    assert member.config is not None
+    resolved = {**member.config.resolved, "model": plain(member.component)}
+    return {"name": member.name, "path": member.config.path, "resolved": resolved}
 
 
 def _of_member(pair: Pair, member: Member, share: float, offset: int) -> Pair:

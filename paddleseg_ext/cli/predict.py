@@ -18,6 +18,7 @@ from paddleseg_ext.cli import args as flags
 from paddleseg_ext.cli.screen import user_errors
 from paddleseg_ext.cli.trained import Trained, open_trained
 from paddleseg_ext.config import Component
+from paddleseg_ext.data.build import dataset_facts
 from paddleseg_ext.engine.evaluate import predict, predict_probabilities
 from paddleseg_ext.engine.hooks.sinks import ProgressBar
 from paddleseg_ext.engine.pictures import palette
@@ -41,12 +42,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--image_path", type=Path, required=True, help="an image, a .txt list of images, or a folder of them")
     add("--save_dir", type=Path, default=Path("output/result"), help="folder to write to")
     add("--probabilities", action="store_true", help="write float16 [C, H, W] .npy files too")
+    add(
+        "--custom_color",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help="colours instead of PaddleSeg's: red, green, blue of class 0, then of class 1, ..., each 0 to 255",
+    )
     args = parser.parse_args(argv)
     with user_errors():
         images = find_images(args.image_path)
         trained = open_trained(args)
         transforms = _transforms(trained.dataset)
-        writer = Writer(args.save_dir)
+        writer = Writer(args.save_dir, colours(args.custom_color, dataset_facts(trained.dataset).num_classes))
         bar = ProgressBar("predicting", "image")
         bar.start(0, len(images))
         broken = []
@@ -79,7 +87,10 @@ def find_images(path: Path) -> list[tuple[Path, Path]]:
         found = sorted(p for p in path.rglob("*") if p.suffix.lower() in _IMAGES)
         images = [(p, p.relative_to(path)) for p in found]
     elif path.suffix == ".txt" and path.is_file():
-        words = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.split()]
+        try:
+            words = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.split()]
+        except UnicodeDecodeError:
+            raise ConfigError(f"--image_path {path}: a list of images is expected, but this is no text") from None
         images = [(path.parent / word, _inside(Path(word))) for word in words]
     elif path.is_file():
         images = [(path, Path(path.name))]
@@ -95,6 +106,29 @@ def _inside(path: Path) -> Path:
     return Path(path.name) if path.is_absolute() or ".." in path.parts else path
 
 
+def colours(given: Sequence[int] | None, classes: int) -> np.ndarray:
+    """The palette, uint8 RGB [256, 3]: PaddleSeg's, or the given numbers for the first classes.
+
+    Raises:
+        ConfigError: numbers that are no colours, a class without one, or more classes than a mask can hold.
+    """
+    if classes > 256:
+        raise ConfigError(f"masks are PNGs of at most 256 classes, but the model has {classes}")
+    table = palette()
+    if given is None:
+        return table
+    if len(given) % 3 or not all(0 <= value <= 255 for value in given):
+        raise ConfigError(f"--custom_color takes three numbers from 0 to 255 for each class, but got {list(given)}")
+    if len(given) < 3 * classes:
+        raise ConfigError(
+            f"--custom_color has {len(given) // 3} colours, but the model has {classes} classes: "
+            f"class {len(given) // 3} has none"
+        )
+    count = min(len(given) // 3, 256)
+    table[:count] = np.array(given[: 3 * count], np.uint8).reshape(-1, 3)
+    return table
+
+
 def _transforms(dataset: Component) -> Compose:
     parts = dataset.params.get("transforms") or []
     return Compose([registry.build(part, "transform") for part in parts])
@@ -103,8 +137,8 @@ def _transforms(dataset: Component) -> Compose:
 class Writer:
     """Writes what is predicted of an image, each file whole or not at all, under the image's own name."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, colours: np.ndarray) -> None:
+        self.folder, self.colours = folder, colours
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -113,13 +147,13 @@ class Writer:
     def mask(self, name: Path, classes: np.ndarray) -> None:
         """Class numbers as a palette PNG."""
         picture = Image.fromarray(classes.astype(np.uint8), mode="P")
-        picture.putpalette(palette().tobytes())
+        picture.putpalette(self.colours.tobytes())
         with self._whole(_MASKS, name.with_suffix(".png")) as partial:
             picture.save(partial, format="PNG")
 
     def overlay(self, name: Path, image: np.ndarray, classes: np.ndarray) -> None:
         """The image, BGR, under its classes' colours."""
-        mixed = cv2.addWeighted(image, 0.6, palette()[classes.astype(np.uint8)][..., ::-1].copy(), 0.4, 0)
+        mixed = cv2.addWeighted(image, 0.6, self.colours[classes.astype(np.uint8)][..., ::-1].copy(), 0.4, 0)
         with self._whole(_OVERLAYS, name.with_suffix(".png")) as partial:
             partial.write_bytes(cv2.imencode(".png", mixed)[1].tobytes())
 

@@ -13,6 +13,7 @@ from typing import Any
 import paddle
 
 from paddleseg_ext import __version__
+from paddleseg_ext.config import Config
 from paddleseg_ext.engine import env
 
 _PACKAGES = ("paddleseg", "numpy", "opencv-python-headless")
@@ -22,23 +23,29 @@ def write_provenance(
     folder: Path,
     seed: int,
     resumed_from: Path | None,
-    configs: Mapping[str, Mapping[str, Any]],
+    config: Config,
+    teachers: Sequence[Mapping[str, Any]],
     pairs: Sequence[Mapping[str, Any]],
 ) -> None:
     """Append one line to `provenance.jsonl`: each start of the run with command, versions, git state, seed and resolved files.
 
-    `pairs`: what is compared with a teacher.
+    Args:
+        config: what is trained. A file's keys with bases, flags and `--opts` applied are in `resolved`.
+        teachers: `name`, `path` and `resolved` of each teacher that has a file.
+        pairs: what is compared with a teacher.
     """
     record = {
         "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "command": sys.argv,
+        "folder": str(Path.cwd()),
         "seed": seed,
         "resumed_from": str(resumed_from) if resumed_from else None,
         "device": paddle.get_device(),
         "processes": env.world_size(),
         "versions": _versions(),
         "git": _git_state(),
-        "configs": configs,
+        "config": {"path": config.path, "resolved": config.resolved},
+        "teachers": teachers,
         "pairs": pairs,
     }
     with (folder / "provenance.jsonl").open("a", encoding="utf-8") as file:

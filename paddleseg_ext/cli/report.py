@@ -3,41 +3,29 @@
 python -m paddleseg_ext.cli.report --runs output/teacher output/alone output/distilled --save_dir output/report
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-from paddle import nn
 
 from paddleseg_ext.cli import args as flags
+from paddleseg_ext.cli.report_examples import Album, changes, chosen
+from paddleseg_ext.cli.report_subjects import Comparison, Subject, comparison_of, subjects_of
 from paddleseg_ext.cli.screen import start_logging, user_errors
-from paddleseg_ext.config import Component, Config
+from paddleseg_ext.config import Component
 from paddleseg_ext.data.build import DatasetFacts, build_dataset, dataset_facts
 from paddleseg_ext.engine import env
 from paddleseg_ext.engine.checkpoint import write_atomically
-from paddleseg_ext.engine.evaluate import predict, spread
+from paddleseg_ext.engine.evaluate import spread
 from paddleseg_ext.engine.hooks.sinks import ProgressBar
-from paddleseg_ext.errors import ConfigError, DataError, WeightsError
-from paddleseg_ext.models import build_trained_model
+from paddleseg_ext.errors import ConfigError
 from paddleseg_ext.report import page
-from paddleseg_ext.report.charts import COLOURS, curves
-from paddleseg_ext.report.measure import Judged, Latency, Size, activity, certainty, judge, latencies, size_of
+from paddleseg_ext.report.charts import Spot, curves, scatter
+from paddleseg_ext.report.measure import Judged, Latency, Size, judge, latencies, size_of
+from paddleseg_ext.report.pictures import swatch
 from paddleseg_ext.report.runs import Run, read_runs
-
-_MOST_PAIRS = 6  # of features shown
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model of the page: a run's best, or the teacher of one."""
-
-    name: str
-    role: str
-    model: nn.Layer
-    run: Run | None
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -60,58 +48,56 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def write_report(runs: Sequence[Run], save_dir: Path, images: int | None, examples: int) -> Path:
-    """Measure the runs' models and write the page.
+    """Measure the runs' models and write the page; returns its path.
 
     Raises:
         UserError: runs that cannot be compared, weights that do not fit, images that cannot be read.
     """
-    component, facts = _val_set(runs)
-    notes: list[str] = []
-    subjects = _subjects(runs, facts, notes)
-    dataset = build_dataset(component)
-    indices = spread(len(dataset), images)
-    models = {subject.name: subject.model for subject in subjects}
-    bar = ProgressBar("judging", "image")
-    bar.start(0, len(indices))
-    try:
-        judged = judge(models, dataset, runs[0].config.test_config, indices, bar.advance)
-    finally:
-        bar.close()
-    shape = [1, *dataset[indices[0]]["img"].shape]
-    notes.append(
-        f"Time and multiply-adds of one image {shape[3]}x{shape[2]} (width x height) as a Paddle layer on this machine; "
-        f"classes and images from {len(indices)} of {len(dataset)} val images."
-    )
-    sizes = {name: size_of(model, shape) for name, model in models.items()}
-    times = latencies(models, shape)
-    colours = page.colours_of(list(models), COLOURS)
-    before, after = _compared(subjects)
-    show = _Shown(subjects, dataset, runs[0].config)
-    helped, hurt, others = _examples(show, judged, indices, before, after, examples)
-    text = page.render(
-        page.Page(
-            title="Distillation report",
-            lead=_lead(subjects, before, after),
-            rows=[_row(s, colours[s.name], sizes[s.name], times[s.name], judged[s.name]) for s in subjects],
-            miou=curves("mIoU on the val set", {run.name: run.miou for run in runs}, colours, wide=True),
-            losses=_loss_curves(runs, colours),
-            class_heads=list(models),
-            class_rows=_class_rows(judged, before, after),
-            **{"helped": helped, "hurt": hurt, "others": others},
-            features=_features(show, subjects, after, indices),
-            notes=notes,
-        )
-    )
     try:
         save_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--save_dir {save_dir}: cannot be made: {error.strerror}") from None
+    component, facts = _val_set(runs)
+    notes: list[str] = []
+    subjects = subjects_of(runs, facts, notes)
+    compared = comparison_of(subjects)
+    dataset = build_dataset(component)
+    indices = spread(len(dataset), images)
+    judged = _judged(subjects, dataset, runs[0], indices)
+    shape = [1, *np.asarray(dataset[indices[0]]["img"]).shape]
+    models = {subject.name: subject.model for subject in subjects}
+    sizes = {name: size_of(model, shape) for name, model in models.items()}
+    times = latencies(models, shape)
+    colours = page.colours_of({subject.name: subject.role for subject in subjects})
+    album = Album(subjects, compared, dataset, runs[0].config.test_config)
+    helped, hurt, others = chosen(album, judged, indices, examples)
+    change = changes(compared, judged)
+    features, remarks = album.features(indices[int(np.argmax(change)) if change is not None else len(indices) // 2])
+    rounds = min(taken.rounds for taken in times.values())
+    notes += remarks + [
+        f"Latency: of one image of {shape[3]}x{shape[2]} pixels (width x height) through the Paddle layer on this machine, "
+        f"{env.device_in_words()}, {rounds} times. FLOPs: multiply-adds of convolutions and linear layers for that image. "
+        f"Classes and images below: {len(indices)} of {len(dataset)} val images."
+    ]
+    text = page.render(
+        page.Page(
+            lead=_lead(compared),
+            figures=_figures(compared, judged, sizes, times),
+            rows=[_row(s, colours[s.name], sizes[s.name], times[s.name], judged[s.name]) for s in subjects],
+            notes=notes,
+            charts=_charts(runs, subjects, compared, judged, sizes, times, colours),
+            class_heads=list(models),
+            class_rows=_class_rows(judged, compared, _class_names(component, facts)),
+            **{"helped": helped, "hurt": hurt, "others": others, "features": features},
+            origins=[_origin(run) for run in runs],
+        )
+    )
     write_atomically(save_dir / "report.html", text)
     return save_dir / "report.html"
 
 
 def _val_set(runs: Sequence[Run]) -> tuple[Component, DatasetFacts]:
-    """The first run's; the others must have as many classes."""
+    """The first run's; the others must have the same classes."""
     found: list[tuple[Component, DatasetFacts]] = []
     for run in runs:
         if run.config.val_dataset is None:
@@ -125,173 +111,150 @@ def _val_set(runs: Sequence[Run]) -> tuple[Component, DatasetFacts]:
     return found[0]
 
 
-def _subjects(runs: Sequence[Run], facts: DatasetFacts, notes: list[str]) -> list[Subject]:
-    """Teachers first, then students alone, then distilled ones."""
-    teachers = [run.teacher for run in runs if run.teacher is not None]
-    subjects = []
-    for run in runs:
-        model = build_trained_model(run.config.model, str(run.weights), facts.num_classes, facts.img_channels)
-        role = "trained alone"
-        if run.is_distilled:
-            role = "distilled"
-        elif any(_same_model(run.config, teacher) for teacher in teachers):
-            role = "teacher"
-        elif any(other.is_distilled and _same_model(run.config, other.config) for other in runs):
-            role = "student alone"
-        subjects.append(Subject(run.name, role, model, run))
-    for teacher in teachers:
-        if any(s.role == "teacher" and (s.run is None or _same_model(s.run.config, teacher)) for s in subjects):
-            continue
-        weights = teacher.model.params.get("pretrained")
-        if not weights or teacher.model.params.get("num_classes", facts.num_classes) != facts.num_classes:
-            continue
-        try:
-            model = build_trained_model(teacher.model, str(weights), facts.num_classes, facts.img_channels)
-        except WeightsError as error:
-            notes.append(f"The teacher is not shown: {error}.")
-            continue
-        subjects.append(Subject(f"teacher, {teacher.model.type}", "teacher", model, None))
-    order = ("teacher", "trained alone", "student alone", "distilled")
-    return sorted(subjects, key=lambda subject: order.index(subject.role))
+def _judged(subjects: Sequence[Subject], dataset: Any, run: Run, indices: Sequence[int]) -> dict[str, Judged]:
+    bar = ProgressBar("judging", "image")
+    bar.start(0, len(indices))
+    try:
+        return judge({s.name: s.model for s in subjects}, dataset, run.config.test_config, indices, bar.advance)
+    finally:
+        bar.close()
 
 
-def _same_model(a: Config, b: Config) -> bool:
-    def bare(config: Config) -> dict[str, Any]:
-        return {key: value for key, value in config.resolved["model"].items() if key != "pretrained"}
-
-    return bare(a) == bare(b)
-
-
-def _compared(subjects: Sequence[Subject]) -> tuple[Subject | None, Subject | None]:
-    """The best distilled student and the best of its model trained alone; both None where there are not both."""
-    for after in sorted((s for s in subjects if s.role == "distilled"), key=_best, reverse=True):
-        alone = [s for s in subjects if s.role == "student alone" and _same_model(_config(s), _config(after))]
-        if alone:
-            return max(alone, key=_best), after
-    return None, None
+def _class_names(component: Component, facts: DatasetFacts) -> list[str]:
+    """The lines of the data set's labels.txt where it has one for each class, else their numbers."""
+    file = Path(str(component.params.get("dataset_root") or ".")) / "labels.txt"
+    try:
+        names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError):
+        names = []
+    return names if len(names) == facts.num_classes else [str(number) for number in range(facts.num_classes)]
 
 
-def _config(subject: Subject) -> Config:
-    assert subject.run is not None
-    return subject.run.config
-
-
-def _best(subject: Subject) -> float:
-    return subject.run.best["mIoU"] if subject.run is not None else 0.0
-
-
-def _lead(subjects: Sequence[Subject], before: Subject | None, after: Subject | None) -> str:
+def _lead(compared: Comparison) -> str:
+    before, after = compared.before, compared.after
     if before is None or after is None:
-        return "No student that was trained both alone and distilled: nothing is said of what distillation changed."
-    gain = 100 * (_best(after) - _best(before))
-    return f"Distilled, {after.name} reaches {100 * _best(after):.1f} % mIoU: {gain:+.1f} points against {before.name}."
+        return "No student here was trained both alone and distilled, so nothing is said of what distillation changed."
+    gain = 100 * (after.best - before.best)
+    return (
+        f"With its teacher's help, the student of run '{after.name}' reaches {100 * after.best:.2f} % mIoU: "
+        f"{gain:+.2f} points against run '{before.name}', the same model trained alone."
+    )
+
+
+def _figures(
+    compared: Comparison, judged: Mapping[str, Judged], sizes: Mapping[str, Size], times: Mapping[str, Latency]
+) -> list[page.Figure]:
+    """What is to be known at a glance."""
+    before, after, found = compared.before, compared.after, []
+    teacher = max(compared.teachers.values(), key=lambda s: _miou(s, judged), default=None)
+    if before is not None and after is not None:
+        gain = 100 * (after.best - before.best)
+        found.append(page.Figure(f"{100 * after.best:.2f} %", f"mIoU distilled, {gain:+.2f} points against alone"))
+        if teacher is not None and (gap := _miou(teacher, judged) - before.best) > 0:
+            closed = 100 * (after.best - before.best) / gap
+            found.append(page.Figure(f"{closed:.0f} %", "of the gap between student and teacher closed"))
+        change = changes(compared, judged)
+        assert change is not None
+        found.append(
+            page.Figure(f"{(change > 0).sum()} of {len(change)}", f"images better, {(change < 0).sum()} worse")
+        )
+    if teacher is not None and after is not None:
+        small, big = sizes[after.name].parameters, sizes[teacher.name].parameters
+        if big > small:
+            said = f"fewer parameters than the teacher, {_count(small)} against {_count(big)}"
+            found.append(page.Figure(f"{big / max(small, 1):.3g}×", said))
+        quick, slow = 1000 * times[after.name].median, 1000 * times[teacher.name].median
+        if slow > quick:
+            found.append(
+                page.Figure(f"{slow / quick:.2g}×", f"as fast as the teacher, {quick:.1f} against {slow:.1f} ms")
+            )
+    return found
+
+
+def _miou(subject: Subject, judged: Mapping[str, Judged]) -> float:
+    return subject.best if subject.run is not None else judged[subject.name].miou
+
+
+def _count(number: int) -> str:
+    """12.3 M and its like."""
+    for unit, name in ((10**9, " G"), (10**6, " M"), (10**3, " k")):
+        if number >= unit:
+            return f"{number / unit:.3g}{name}"
+    return str(number)
 
 
 def _row(subject: Subject, colour: str, size: Size, taken: Latency, judged: Judged) -> page.Row:
     run = subject.run
-    miou = run.best["mIoU"] if run else float(np.nan_to_num(judged.class_iou).mean())
+    minutes = run.seconds / 60 if run is not None else 0.0
     return page.Row(
-        **{"name": subject.name, "role": subject.role, "colour": colour, "miou": f"{100 * miou:.2f}"},
-        best_iteration=str(run.best["iter"]) if run else "",
-        parameters=f"{size.parameters / 1e6:.2f} M",
-        multiply_adds=f"{size.multiply_adds / 1e9:.2f} G" if size.multiply_adds else "",
+        **{"name": subject.name, "role": subject.role, "colour": colour},
+        miou=f"{100 * (subject.best if run is not None else judged.miou):.2f}",
+        best_iteration=str(run.best["iter"]) if run is not None else "–",
+        parameters=_count(size.parameters),
+        multiply_adds=_count(size.multiply_adds),
         **{"median": f"{1000 * taken.median:.1f} ms", "p95": f"{1000 * taken.p95:.1f} ms"},
-        seconds=f"{run.seconds / 60:.1f} min" if run and run.seconds else "",
+        trained=f"{minutes:.1f} min" if minutes >= 1 else f"{60 * minutes:.0f} s" if minutes else "–",
     )
 
 
-def _loss_curves(runs: Sequence[Run], colours: Mapping[str, str]) -> list[str]:
-    names = dict.fromkeys(name for run in runs for name in run.losses)
-    return [curves(name, {run.name: run.losses[name] for run in runs if name in run.losses}, colours) for name in names]
-
-
-def _class_rows(judged: Mapping[str, Judged], before: Subject | None, after: Subject | None) -> list[page.ClassRow]:
-    table = {name: 100 * found.class_iou for name, found in judged.items()}
-    rows = []
-    for number in range(len(next(iter(table.values())))):
-        cells = [None if np.isnan(values[number]) else float(values[number]) for values in table.values()]
-        change = None
-        if before is not None and after is not None:
-            difference = float(table[after.name][number] - table[before.name][number])
-            change = None if np.isnan(difference) else difference
-        rows.append(page.ClassRow(number, cells, change))
-    return rows
-
-
-class _Shown:
-    """Draws an image, its label and what the models make of it."""
-
-    def __init__(self, subjects: Sequence[Subject], dataset: Any, config: Config) -> None:
-        self.subjects, self.dataset, self.config = subjects, dataset, config
-
-    def example(self, index: int, note: str = "") -> page.Example:
-        sample = self.dataset[index]
-        label = np.asarray(sample["label"]).squeeze()
-        path = Path(self.dataset.file_list[index][0])
-        pictures = [page.photo(self.image(index), "input"), page.classes(label, "label")]
-        given = {s.name: predict(s.model, sample, self.config.test_config) for s in self.subjects}
-        pictures += [page.classes(values, name) for name, values in given.items()]
-        pictures += [
-            page.errors(values, label, self.dataset.ignore_index, f"{name}: errors") for name, values in given.items()
-        ]
-        return page.Example(path.name, note, pictures)
-
-    def image(self, index: int) -> np.ndarray:
-        path = self.dataset.file_list[index][0]
-        image = cv2.imread(path, cv2.IMREAD_COLOR)
-        if image is None:
-            raise DataError(f"{path}: the image cannot be read")
-        return image
-
-
-def _examples(
-    show: _Shown,
+def _charts(
+    runs: Sequence[Run],
+    subjects: Sequence[Subject],
+    compared: Comparison,
     judged: Mapping[str, Judged],
-    indices: Sequence[int],
-    before: Subject | None,
-    after: Subject | None,
-    count: int,
-) -> tuple[list[page.Example], list[page.Example], list[page.Example]]:
-    """Where distillation helped, where it hurt, and, where that cannot be said, others."""
-    if before is None or after is None:
-        return [], [], [show.example(indices[position]) for position in spread(len(indices), count)]
-    change = judged[after.name].right() - judged[before.name].right()
-    order = [int(position) for position in np.argsort(change, kind="stable")]
-
-    def drawn(position: int) -> page.Example:
-        return show.example(indices[position], f"{100 * change[position]:+.1f} points of right pixels")
-
-    helped = [drawn(position) for position in order[::-1][:count] if change[position] > 0]
-    hurt = [drawn(position) for position in order[:count] if change[position] < 0]
-    return helped, hurt, []
-
-
-def _features(
-    show: _Shown, subjects: Sequence[Subject], after: Subject | None, indices: Sequence[int]
-) -> list[page.Example]:
-    """What the pairs of the best distilled run look like, student and teacher side by side, for one image."""
-    after = after or next((s for s in subjects if s.role == "distilled"), None)
-    teacher = next((s for s in subjects if s.role == "teacher"), None)
-    if after is None or after.run is None or teacher is None:
-        return []
-    index = indices[len(indices) // 2]
-    image = show.dataset[index]["img"].astype("float32")
-    found = []
-    for pair in after.run.pairs[:_MOST_PAIRS]:
-        pictures = [page.photo(show.image(index), "input")]
-        try:
-            for side, model in (("student", after.model), ("teacher", teacher.model)):
-                pictures += [page.heat(values, f"{side}: {title}") for title, values in _seen(model, pair[side], image)]
-        except (ConfigError, IndexError):  # a tensor that only the user's own file can find
-            continue
-        found.append(page.Example(pair["name"], f"{pair['loss']}, weight {pair['weight']:g}", pictures))
+    sizes: Mapping[str, Size],
+    times: Mapping[str, Latency],
+    colours: Mapping[str, str],
+) -> list[page.Chart]:
+    miou = {run.name: [(i, 100 * value) for i, value in run.miou] for run in runs}
+    spots = {
+        s.name: Spot(1000 * times[s.name].median, 100 * _miou(s, judged), sizes[s.name].parameters) for s in subjects
+    }
+    arrow = [s.name for s in (compared.before, compared.after) if s is not None]
+    found = [
+        page.Chart("mIoU on the val set, %", curves(miou, colours, "mIoU", mark_best=True)),
+        page.Chart(
+            "mIoU against latency (area: parameters)",
+            scatter(spots, colours, "median latency, ms", arrow if len(arrow) == 2 else ()),
+        ),
+    ]
+    for name in dict.fromkeys(name for run in runs for name in run.losses):
+        lines = {run.name: run.losses[name] for run in runs if name in run.losses}
+        found.append(page.Chart("loss, the sum" if name == "loss" else name, curves(lines, colours, name)))
     return found
 
 
-def _seen(model: nn.Layer, key: int | list[str], image: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    if isinstance(key, int):
-        return [(f"output {key}", certainty(model, key, image))]
-    return list(activity(model, key, image).items())
+def _class_rows(judged: Mapping[str, Judged], compared: Comparison, names: Sequence[str]) -> list[page.ClassRow]:
+    table = {name: 100 * found.class_iou for name, found in judged.items()}
+    rows = []
+    for number, name in enumerate(names):
+        cells = [None if np.isnan(values[number]) else float(values[number]) for values in table.values()]
+        change = None
+        if compared.before is not None and compared.after is not None:
+            difference = float(table[compared.after.name][number] - table[compared.before.name][number])
+            change = None if np.isnan(difference) else difference
+        rows.append(page.ClassRow(name, swatch(number), cells, change))
+    return rows
+
+
+def _origin(run: Run) -> page.Origin:
+    """What the run's provenance says, for reading."""
+    start = run.start
+    git = start.get("git") or {}
+    versions = start.get("versions") or {}
+    facts = {
+        "folder": str(run.folder),
+        "command": shlex.join(map(str, start.get("command") or ())),
+        "started": start.get("started"),
+        "seed": start.get("seed"),
+        "device": f"{start.get('device')}, {start.get('processes')} process(es)",
+        "resumed from": start.get("resumed_from"),
+        "configuration": run.config.path,
+        "teachers": ", ".join(f"{name}: {teacher.path}" for name, teacher in run.teachers.items()),
+        "git": f"{git['commit'][:12]}{', with changes' if git.get('changed') else ''}" if git.get("commit") else None,
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
+    }
+    return page.Origin(run.name, [(word, str(text)) for word, text in facts.items() if text not in (None, "")])
 
 
 if __name__ == "__main__":

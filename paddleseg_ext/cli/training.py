@@ -108,15 +108,15 @@ def train(
     name: str,
     extras: nn.Layer | None = None,
     teacher: nn.Layer | None = None,
-    teacher_configs: Sequence[Config] = (),
+    teachers: Sequence[Mapping[str, Any]] = (),
     pairs: Sequence[Mapping[str, Any]] = (),
     further_hooks: Sequence[Hook] = (),
     ahead: Ahead | None = None,
 ) -> None:
     """Run the loop. `step` holds `model`, which alone is evaluated and kept, and `extras`, which train with it.
 
-    `name` heads the model's pictures; a teacher's are beside them. `teacher_configs` and `pairs`
-    go into the run's provenance. `ahead`: as for the TrainLoader.
+    `name` heads the model's pictures; a teacher's are beside them. `teachers` and `pairs` go into the
+    run's provenance. `ahead`: as for the TrainLoader.
 
     Raises:
         NoTeacherError: of `ahead`; what has been trained is saved.
@@ -132,8 +132,7 @@ def train(
             trainer.scaler.load_state_dict(state.scaler)
         _log.info("resumed from %s", session.resumed_from)
     if env.rank() == 0:
-        resolved = {file.path: file.resolved for file in (config, *teacher_configs)}
-        write_provenance(Path(args.save_dir), state.seed, session.resumed_from, resolved, list(pairs))
+        write_provenance(Path(args.save_dir), state.seed, session.resumed_from, config, teachers, pairs)
     start, ranks = state.iteration, env.world_size()
     sampler = ResumableSampler(len(data.train), config.batch_size, state.seed, start, config.iters, env.rank(), ranks)
     _log.info("%d training images, %d iterations an epoch", len(data.train), sampler.batches_per_epoch)

@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -10,17 +10,19 @@ from typing import Any
 from paddleseg_ext.config import Component, FeaturePair
 from paddleseg_ext.distill.adaptor import AdaptorBase
 from paddleseg_ext.errors import ConfigError, closest
+from paddleseg_ext.types import Teacher
 
 _KEYS = ("feature_type", "s_feature_idx", "t_feature_idx", "loss_function", "weight", "connector")
 
 
 @dataclass(frozen=True)
 class UserDistillation:
-    """What a distill_config.py says."""
+    """What a distill_config.py says. `prepare_teacher`: what it makes of a teacher, None where it leaves it as it is."""
 
     student_adaptor: type[AdaptorBase]
     teacher_adaptor: type[AdaptorBase]
     pairs: tuple[FeaturePair, ...]
+    prepare_teacher: Callable[[Teacher], Teacher] | None = None
 
 
 def load_user_file(path: str) -> UserDistillation:
@@ -40,7 +42,10 @@ def load_user_file(path: str) -> UserDistillation:
     if not isinstance(entries, list):
         raise ConfigError(f"{path}: prepare_distill_config returns a list, but got a {type(entries).__name__}")
     pairs = tuple(_pair(entry, f"{path}: prepare_distill_config[{i}]") for i, entry in enumerate(entries))
-    return UserDistillation(adaptors[0], adaptors[1], pairs)
+    prepare_teacher = getattr(module, "prepare_teacher", None)
+    if prepare_teacher is not None and not callable(prepare_teacher):
+        raise ConfigError(f"{path}: prepare_teacher is a function of a teacher, but got {prepare_teacher!r}")
+    return UserDistillation(adaptors[0], adaptors[1], pairs, prepare_teacher)
 
 
 def _run(path: str) -> ModuleType:

@@ -39,6 +39,14 @@ def threads() -> int:
     return max(cores // max(local_ranks, 1), 1)
 
 
+def device_in_words() -> str:
+    """What computes here: the accelerator's name, or how many threads of the CPU."""
+    device = paddle.get_device()
+    if device.startswith("gpu"):
+        return paddle.device.cuda.get_device_name()
+    return f"{threads()} CPU thread{'s' if threads() > 1 else ''}" if device == "cpu" else device
+
+
 def world_size() -> int:
     """How many processes train together."""
     return dist.get_world_size()

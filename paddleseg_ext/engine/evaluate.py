@@ -1,7 +1,7 @@
 """How good a model is on a data set: mIoU, accuracy, kappa, dice, per-class IoU."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -71,23 +71,34 @@ def evaluate(
     started = time.perf_counter()
     indices = spread(len(dataset), limit)
     classes = dataset.num_classes
-    confusion = np.zeros(classes * classes, np.int64)
+    confusion = np.zeros([classes, classes], np.int64)
     was_training = model.training
     model.eval()
     try:
         mine = indices[env.rank() :: env.world_size()]
         for count, (index, sample) in enumerate(_prefetched(dataset, mine, num_workers)):
             prediction = predict(model, sample, test_config, precision)
-            label = np.asarray(sample["label"]).reshape(prediction.shape).astype(np.int64)
-            valid = label != dataset.ignore_index
-            if label[valid].size and not 0 <= label[valid].min() <= label[valid].max() < classes:
-                raise DataError(f"{dataset.file_list[index][1]}: a label is not within 0..{classes - 1}")
-            confusion += np.bincount(label[valid] * classes + prediction[valid], minlength=classes * classes)
+            confusion += pixel_counts(dataset, index, sample, prediction)
             seen(count + 1)
     finally:
         if was_training:
             model.train()
-    return _metrics(env.sum_over_ranks(confusion).reshape(classes, classes), len(indices), started)
+    return _metrics(env.sum_over_ranks(confusion), len(indices), started)
+
+
+def pixel_counts(dataset: Any, index: int, sample: Mapping[str, Any], prediction: np.ndarray) -> np.ndarray:
+    """How many valid pixels of one sample have which label (row) and which prediction (column), int64 [C, C].
+
+    Raises:
+        DataError: a label that is no class.
+    """
+    classes = dataset.num_classes
+    label = np.asarray(sample["label"]).reshape(prediction.shape).astype(np.int64)
+    valid = label != dataset.ignore_index
+    if label[valid].size and not 0 <= label[valid].min() <= label[valid].max() < classes:
+        raise DataError(f"{dataset.file_list[index][1]}: a label is not within 0..{classes - 1}")
+    flat = np.bincount(label[valid] * classes + prediction[valid], minlength=classes * classes)
+    return flat.reshape(classes, classes)
 
 
 def spread(length: int, limit: int | None) -> list[int]:

@@ -60,10 +60,15 @@ def export(layer: nn.Layer, folder: Path, shape: list[int | None]) -> str:
         layer: in eval mode, such as Exported.
         shape: [N, C, H, W] of its input, None for what may change.
     """
+    paddle.jit.save(static_layer(layer, shape), str(folder / "model"))
+    return "model.pdmodel" if uses_old_ir() else "model.json"
+
+
+def static_layer(layer: nn.Layer, shape: list[int | None]) -> Any:
+    """A layer to be traced for inputs of this shape."""
     layer.eval()
     specification = [paddle.static.InputSpec(shape, "float32", name="x")]
-    paddle.jit.save(paddle.jit.to_static(layer, input_spec=specification, full_graph=True), str(folder / "model"))
-    return "model.pdmodel" if uses_old_ir() else "model.json"
+    return paddle.jit.to_static(layer, input_spec=specification, full_graph=True)
 
 
 def predictor(model_file: Path, params_file: Path) -> Any:

@@ -156,24 +156,28 @@ def run_job(work: Path, kind: str) -> None:
         if kind.startswith("paddle"):
             paddle.jit.save(static, str(work / "model" / "model"))
         else:
-            _save_onnx(static, work)
+            save_onnx(static, work / "model" / "model.onnx")
 
 
-def _save_onnx(layer: Any, work: Path) -> None:
+def save_onnx(layer: Any, file: Path) -> None:
+    """Write what `paddle.jit.to_static` gave as ONNX, by paddle2onnx, which must be installed. Needs PIR.
+
+    Raises:
+        Exception: whatever Paddle and paddle2onnx raise for a model that they do not take; they may also end the process.
+    """
     import paddle2onnx
 
-    paddle.jit.save(layer, str(work / "pir"))
-    paddle2onnx.export(
-        str(work / "pir.json"),
-        str(work / "pir.pdiparams"),
-        str(work / "model" / "model.onnx"),
-        opset_version=16,
-        enable_onnx_checker=False,
-        verbose=False,
-    )
-    for file in work.glob("pir*"):
-        file.unlink()
-    if not (work / "model" / "model.onnx").exists():
+    with tempfile.TemporaryDirectory(dir=file.parent) as work:
+        paddle.jit.save(layer, f"{work}/pir")
+        paddle2onnx.export(
+            f"{work}/pir.json",
+            f"{work}/pir.pdiparams",
+            str(file),
+            opset_version=16,
+            enable_onnx_checker=False,
+            verbose=False,
+        )
+    if not file.exists():
         raise RuntimeError("paddle2onnx wrote nothing")
 
 

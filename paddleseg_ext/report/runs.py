@@ -19,20 +19,24 @@ class Run:
 
     Attributes:
         name: the folder's, made unique among the runs of a report.
-        teacher: the teacher's configuration as it was used, or None where there was no single teacher with a file.
-        is_distilled: whether it learnt from a teacher.
+        config: as it was used.
+        teachers: by name, the configurations of the teachers that have one, with the weights that they had.
+        is_distilled: whether it learnt from a teacher, be it its own past.
         pairs: what was compared with the teacher, as `provenance.jsonl` has it.
+        start: the last record of `provenance.jsonl`.
         losses: by name, points (iteration, value).
         evaluations: records of `metrics.jsonl`, in the order of the iterations.
         weights: a folder with `model.pdparams`.
+        seconds: that the iterations took.
     """
 
     name: str
     folder: Path
     config: Config
-    teacher: Config | None
+    teachers: Mapping[str, Config]
     is_distilled: bool
     pairs: Sequence[Mapping[str, Any]]
+    start: Mapping[str, Any]
     losses: Mapping[str, Sequence[tuple[int, float]]]
     evaluations: Sequence[Mapping[str, Any]]
     weights: Path
@@ -81,20 +85,24 @@ def _read(folder: Path, name: str) -> Run:
     weights = folder / "best_model"
     if not (weights / "model.pdparams").is_file():
         raise ConfigError(f"--runs {folder}: no {weights / 'model.pdparams'}")
-    files = list(starts[-1].get("configs", {}).items())
-    if not files:
-        raise ConfigError(f"--runs {folder}: provenance.jsonl names no configuration")
-    config, *teachers = [
-        configuration.from_resolved(path, tree, model_only=i > 0) for i, (path, tree) in enumerate(files)
-    ]
-    pairs = starts[-1].get("pairs") or []
+    start = starts[-1]
+    try:
+        config = configuration.from_resolved(start["config"]["path"], start["config"]["resolved"])
+        teachers = {
+            teacher["name"]: configuration.from_resolved(teacher["path"], teacher["resolved"], model_only=True)
+            for teacher in start.get("teachers", ())
+        }
+        pairs = list(start.get("pairs", ()))
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"--runs {folder}: the last line of provenance.jsonl is not whole: {error!r}") from None
     return Run(
         name=name,
         folder=folder,
         config=config,
-        teacher=teachers[0] if len(teachers) == 1 else None,
-        is_distilled=bool(teachers or pairs),
+        teachers=teachers,
         pairs=pairs,
+        start=start,
+        is_distilled=bool(teachers or pairs),
         evaluations=evaluations,
         weights=weights,
         losses=_losses([record for record in records if record.get("kind") == "train"]),

@@ -121,3 +121,55 @@ def world(tmp_path):
 def same_bits(a, b):
     """Whether two sets of arrays are equal bit for bit."""
     return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """A folder with three runs, `teacher`, `alone` and `distilled`, for tests that only read them."""
+    world = World(tmp_path_factory.mktemp("runs"))
+    (world.folder / "labels.txt").write_text("road\nsky & <sun>\nwall\n")
+    world.student["distill"] = {"features": [{"student": "conv1", "loss": {"type": "AttentionTransferLoss"}}]}
+    world.write()
+    width = ["--opts", "model.width=16", "model.norm=True"]
+    world.run(TRAIN, *width, save_dir="teacher", iters=8, do_eval=True, learning_rate=0.2)
+    world.run(TRAIN, save_dir="alone", iters=8, do_eval=True)
+    taught = ["--teacher_opts", "model.pretrained='teacher/best_model'"]
+    world.run(DISTILL, *taught, save_dir="distilled", iters=8, do_eval=True, use_vdl=True)
+    return world
+
+
+def command(name):
+    """The start of a command of `paddleseg_ext.cli` with the toy model registered."""
+    return [*LAUNCH, str(ROOT / f"paddleseg_ext/cli/{name}.py")]
+
+
+def outcome(world, words):
+    """What a command that must succeed prints."""
+    done = subprocess.run(words, cwd=world.folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def called(monkeypatch, capsys):
+    """Calls a command's `main` in this process, which is quick: `called(main, world, *words, code=2)`.
+
+    Gives what it prints, or where it must fail, its one line on the standard error.
+    """
+    monkeypatch.syspath_prepend(str(ROOT / "tests/cli"))
+    import launch  # noqa: F401  registers ToyNet
+
+    def call(main, world, *words, code=0):
+        monkeypatch.chdir(world.folder)
+        capsys.readouterr()
+        if code == 0:
+            main([str(word) for word in words])
+            return capsys.readouterr().out
+        with pytest.raises(SystemExit) as ended:
+            main([str(word) for word in words])
+        error = capsys.readouterr().err
+        lines = [line for line in error.splitlines() if line.startswith("error: ")]
+        assert ended.value.code == code and len(lines) == 1 and "Traceback" not in error, error
+        return lines[0]
+
+    return call

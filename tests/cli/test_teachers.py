@@ -70,11 +70,9 @@ def test_several_teachers_are_averaged_and_each_gives_its_features(world):
     record = world.records("train")[0]
     names = {f"distill/AttentionTransferLoss_conv1@{name}" for name in ("big", "small")}
     assert names | {"distill/KLLoss"} <= set(record) and all(record[n] > 0 for n in names)
-    assert set(json.loads((world.folder / "out/provenance.jsonl").read_text())["configs"]) == {
-        "student.yml",
-        "teacher.yml",
-        "small.yml",
-    }
+    start = json.loads((world.folder / "out/provenance.jsonl").read_text())
+    assert start["config"]["path"] == "student.yml"
+    assert {t["name"]: t["path"] for t in start["teachers"]} == {"big": "teacher.yml", "small": "small.yml"}
 
 
 def test_each_of_several_teachers_may_teach_by_itself_with_its_share_and_its_classes(world):

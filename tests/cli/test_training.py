@@ -1,11 +1,14 @@
 """train.py and distill_train.py from the command line to the files that they leave."""
 
 import json
+import re
 
 import numpy as np
 import paddle
+import pytest
+import yaml
 
-from tests.cli.conftest import DISTILL, TRAIN, same_bits
+from tests.cli.conftest import DISTILL, ROOT, TRAIN, same_bits
 
 
 def test_train_leaves_checkpoints_best_model_metrics_pictures_and_curves(world):
@@ -182,8 +185,10 @@ def test_each_start_of_a_run_is_written_down(world):
     first, second = map(json.loads, (world.folder / "distilled/provenance.jsonl").read_text().splitlines())
     assert alone["seed"] == first["seed"] == second["seed"] == 5 and alone["git"] is None
     assert alone["versions"]["paddle"] == paddle.__version__ and "--iters" in alone["command"]
-    assert set(first["configs"]) == {"student.yml", "teacher.yml"}
-    assert first["configs"]["teacher.yml"]["model"]["width"] == 16 and second["configs"]["student.yml"]["iters"] == 8
+    assert alone["folder"] == str(world.folder) and alone["config"]["path"] == "student.yml"
+    assert first["config"]["resolved"]["distill_loss"] and second["config"]["resolved"]["iters"] == 8
+    assert alone["teachers"] == [] and [t["path"] for t in first["teachers"]] == ["teacher.yml"]
+    assert first["teachers"][0]["resolved"]["model"]["width"] == 16
     assert first["resumed_from"] is None and second["resumed_from"] == "distilled/iter_4"
 
 
@@ -214,3 +219,36 @@ def test_the_baseline_is_the_same_run_without_a_teacher_and_the_gain_is_shown(wo
 
 def test_a_baseline_that_cannot_be_compared_is_an_error(world):
     assert "error: --baseline compares by mIoU and needs --do_eval" in world.run(DISTILL, "--baseline", code=2)
+
+
+def test_a_loss_a_connector_and_a_teacher_written_as_the_docs_show_it(world):
+    shipped = (ROOT / "slim/distill/distill_config.py").read_text()
+    pages = [(ROOT / f"docs/{name}.md").read_text() for name in ("losses", "extending")]
+    loss, connector, teacher = (code for page in pages for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    world.write(mine__py="\n\n".join((shipped, loss, connector, teacher)))
+    (asked,) = re.findall(r"```yaml\n(.*?)```", pages[1], re.DOTALL)
+    world.student.update(yaml.safe_load(asked))
+    world.student["distill"]["features"].append({"student": "conv2", "loss": "CosineLoss"})
+    world.write()
+    text = world.run(DISTILL, distill_config="mine.py", iters=2, teacher_engine="model")
+    assert "gated 8 to 16 channels" in text
+    first = world.records("train")[0]
+    assert first["distill/HintLoss_conv1"] > 0 and first["distill/CosineLoss_conv2"] > 0
+    # The mirrored teacher is another than the plain one, from the first iteration on.
+    world.write(plain__py="\n\n".join((shipped, loss, connector)))
+    world.run(DISTILL, distill_config="plain.py", iters=1, teacher_engine="model", save_dir="plain")
+    plain = world.records("train", "plain")[0]
+    assert plain["distill/HintLoss_conv1"] == pytest.approx(first["distill/HintLoss_conv1"], rel=1e-5)
+    assert plain["distill/KLLoss"] != pytest.approx(first["distill/KLLoss"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def prepare_teacher(teacher): return None", "prepare_teacher returns a function of a Batch that gives TeacherOutputs"),
+        ("prepare_teacher = 3", "prepare_teacher is a function of a teacher, but got 3"),
+    ],
+)  # fmt: skip
+def test_a_teacher_of_ones_own_that_is_none_is_an_error(world, code, message):
+    world.write(mine__py=(ROOT / "slim/distill/distill_config.py").read_text() + "\n" + code)
+    assert f"error: mine.py: {message}" in world.run(DISTILL, distill_config="mine.py", code=2)
