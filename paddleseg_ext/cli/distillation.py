@@ -221,7 +221,9 @@ def _recorded(pair: Pair, caught: Recorder, members: Sequence[Member], offsets: 
 def _recorded_teacher(member: Member) -> dict[str, Any]:
     """Its file as it was used, with the weights that it was given."""
     assert member.config is not None
-    resolved = {**member.config.resolved, "model": plain(member.component)}
+    resolved = dict(member.config.resolved)
+    if member.component is not None:
+        resolved["model"] = plain(member.component)
     return {"name": member.name, "path": member.config.path, "resolved": resolved}
 
 
