@@ -19,12 +19,12 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add("--batch_size", type=int, help="images per batch of one card or CPU process; default: the file's")
     add("--learning_rate", type=float, help="start of the schedule; default: the file's")
     add("--save_dir", default="./output", help="folder for checkpoints, metrics and pictures")
-    add("--save_interval", type=_positive, default=1000, help="iterations between checkpoints (and evaluations)")
+    add("--save_interval", type=positive, default=1000, help="iterations between checkpoints (and evaluations)")
     add("--keep_checkpoint_max", type=int, default=5, help="newest checkpoints to keep; 0 keeps all")
     add("--resume_model", help="a checkpoint folder save_dir/iter_N to go on from, or 'auto' for the newest if any")
     add("--do_eval", action="store_true", help="evaluate at every checkpoint and keep the best model")
     add("--use_vdl", action="store_true", help="write curves and pictures for VisualDL into save_dir")
-    add("--log_iters", type=_positive, default=10, help="iterations between log lines")
+    add("--log_iters", type=positive, default=10, help="iterations between log lines")
     add("--num_workers", type=int, default=0, help="processes that read training data; 0 reads in this one")
     add("--seed", type=int, help="random seed; default: a new one, which is logged")
     add_device(parser)
@@ -51,10 +51,8 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 def add_distillation(parser: argparse.ArgumentParser, distill_config: str) -> None:
     """The files and flags of distillation."""
+    add_pair(parser, distill_config)
     add = parser.add_argument
-    add("--teacher_config", "--teather_config", help="PaddleSeg YAML file; its `model` is the teacher")
-    add("--student_config", required=True, help="PaddleSeg YAML file of the student: model, data, losses, optimizer")
-    add("--distill_config", default=distill_config, help="Python file that names internal tensors and their losses")
     add(
         "--baseline",
         action="store_true",
@@ -66,12 +64,26 @@ def add_distillation(parser: argparse.ArgumentParser, distill_config: str) -> No
         help="what runs the teacher: 'model' the Paddle layer, 'auto' the fastest engine that agrees with it; "
         "default: the student's file's distill.teacher.engine, else auto",
     )
-    add("--teacher_opts", nargs="+", metavar="KEY=VALUE", help="as --opts, for the teacher's file")
+    add(
+        "--teacher_cache",
+        metavar="DIR",
+        help="a folder that cache_teacher wrote, whose stored outputs stand for the teacher; "
+        "default: the student's file's distill.teacher.cache, if any",
+    )
     add(
         "--teacher_eval_images",
         type=int,
         help="with --do_eval, measure the teacher on so many images only; 0: not at all; default: all",
     )
+
+
+def add_pair(parser: argparse.ArgumentParser, distill_config: str) -> None:
+    """The files of a teacher and a student."""
+    add = parser.add_argument
+    add("--teacher_config", "--teather_config", help="PaddleSeg YAML file; its `model` is the teacher")
+    add("--student_config", required=True, help="PaddleSeg YAML file of the student: model, data, losses, optimizer")
+    add("--distill_config", default=distill_config, help="Python file that names internal tensors and their losses")
+    add("--teacher_opts", nargs="+", metavar="KEY=VALUE", help="as --opts, for the teacher's file")
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -110,11 +122,12 @@ def add_trained_model(parser: argparse.ArgumentParser) -> None:
     add("--flip_horizontal", action="store_true", help="of --aug_eval")
     add("--flip_vertical", action="store_true", help="of --aug_eval")
     add("--is_slide", action="store_true", help="by a sliding window; needs --crop_size and --stride")
-    add("--crop_size", type=_positive, nargs=2, metavar=("WIDTH", "HEIGHT"), help="of the window, in pixels")
-    add("--stride", type=_positive, nargs=2, metavar=("X", "Y"), help="of the window, in pixels")
+    add("--crop_size", type=positive, nargs=2, metavar=("WIDTH", "HEIGHT"), help="of the window, in pixels")
+    add("--stride", type=positive, nargs=2, metavar=("X", "Y"), help="of the window, in pixels")
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A whole number of at least 1, as a flag's value."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"at least 1 is expected, but got {value}")

@@ -3,11 +3,12 @@
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from paddle import nn
 
 from paddleseg_ext import config as configuration
+from paddleseg_ext.cli.cached import cache_folder, check_teacher, open_cached
 from paddleseg_ext.cli.training import Session
 from paddleseg_ext.config import Component, Config, FeaturePair, TeacherSpec
 from paddleseg_ext.data.build import dataset_facts
@@ -34,7 +35,10 @@ _NEAR_CHANCE = 1.25  # its mIoU over that of the best constant prediction
 
 @dataclass(frozen=True)
 class Member:
-    """One teacher: what it is called, counts for and was made from. `config` is None for the student's own past."""
+    """One teacher: what it is called, counts for and was made from.
+
+    `config` is None for the student's own past, and where there are only stored outputs, for which `model` is an empty layer.
+    """
 
     name: str
     weight: float
@@ -61,6 +65,9 @@ def open_teachers(
     """
     distill, given = session.config.distill, session.args.teacher_config
     where = f"{session.config.path}: distill"
+    folder = cache_folder(session)
+    if folder is not None:
+        return [_cached(session, folder, adaptor, batch, stack)]
     if distill.kind == "ema":
         if given:
             raise ConfigError(f"{where}.teacher: 'ema' makes its own teacher; leave out --teacher_config {given}")
@@ -69,7 +76,8 @@ def open_teachers(
         raise ConfigError(f"{where}.teachers has the teachers' files; leave out --teacher_config {given}")
     if not distill.teachers and not given:
         raise ConfigError(
-            f"--teacher_config is missing (or distill.teachers, or distill.teacher: ema, in {session.config.path})"
+            "--teacher_config is missing (or --teacher_cache, or distill.teachers, or distill.teacher: ema, in "
+            f"{session.config.path})"
         )
     specs = distill.teachers or (TeacherSpec("teacher", given, None, 1.0, None, where),)
     return [_member(session, spec, adaptor, batch, stack) for spec in specs]
@@ -124,6 +132,23 @@ def _member(session: Session, spec: TeacherSpec, adaptor: type[AdaptorBase], bat
         teacher = ModelTeacher(model, caught, own)
     component = component.with_params(num_classes=classes)
     return Member(spec.name, spec.weight, teacher, model, component, file, report, class_map)
+
+
+def _cached(session: Session, folder: str, adaptor: type[AdaptorBase], batch: Batch, stack: ExitStack) -> Member:
+    """The teacher as it was stored; the one of --teacher_config, where it is given, must be the same and can be measured."""
+    given, facts, mapping = session.args.teacher_config, session.data.facts, session.config.distill.class_map
+    teacher = open_cached(session, folder)
+    where = f"{session.config.path}: distill"
+    if given:
+        member = _member(session, TeacherSpec("teacher", given, None, 1.0, None, where), adaptor, batch, stack)
+        assert isinstance(member.teacher, ModelTeacher)
+        check_teacher(teacher, member.teacher, member.component, given)
+        return replace(member, teacher=teacher)
+    manifest, class_map = teacher.store.manifest, None
+    if mapping is not None:
+        class_map = ClassMap(mapping, manifest.classes, facts.num_classes, facts.ignore_index, f"{where}.class_map")
+    model = Component(manifest.model["type"], {}, folder)
+    return Member("teacher", 1.0, teacher, nn.Layer(), model, None, None, class_map)
 
 
 def _ema(session: Session, student: nn.Layer, adaptor: type[AdaptorBase], batch: Batch, stack: ExitStack) -> Member:

@@ -62,7 +62,7 @@ class CachedTeacher:
 
 
 def positions(student: Axis, view: Axis, count: int, cells: int) -> np.ndarray:
-    """Where along a stored axis of `cells` positions the centres of `count` positions of the student's axis lie; 0 is its first centre.
+    """Where, on a stored axis of `cells` positions, the centres of `count` positions of the student's lie; 0 is its first centre.
 
     Args:
         student, view: how the student's and the teacher's image came from the image as read.
@@ -91,7 +91,9 @@ def kept(x: np.ndarray, tensor: Stored, manifest: Manifest, what: str) -> Sequen
         CacheError: it does not fit half precision.
     """
     if not np.abs(x).max() <= np.finfo("float16").max:
-        raise CacheError(f"{what}: values up to {np.abs(x).max():.3g} of the teacher's '{tensor.layer}' do not fit fp16")
+        raise CacheError(
+            f"{what}: values up to {np.abs(x).max():.3g} of the teacher's '{tensor.layer}' do not fit fp16"
+        )
     if not manifest.is_sparse(tensor):
         return [x.astype("float16")]
     assert manifest.top_k is not None

@@ -29,6 +29,9 @@ class Stored:
     channels: int
     stride: tuple[int, int]
 
+    def __str__(self) -> str:
+        return f"{'output' if self.is_output else 'feature'} {self.key}, {self.channels} channels at stride {self.stride[0]}"
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -62,8 +65,8 @@ class Manifest:
     def parts(self, tensor: Stored) -> list[tuple[str, int]]:
         """The arrays that a tensor is stored as: type and channels of each.
 
-        With top_k of C classes, an output is its largest logits, in falling order, and behind them the logarithm of the mean of the others'
-        exponentials; and the numbers of those classes.
+        With top_k, an output is its largest logits in falling order, behind them the logarithm of the mean exponential of the
+        others, and the numbers of the classes that the largest belong to.
         """
         if not self.is_sparse(tensor):
             return [("<f2", tensor.channels)]
@@ -112,7 +115,9 @@ def read_manifest(folder: Path) -> Manifest:
         tensors = tuple(Stored(**{**entry, "stride": tuple(entry["stride"])}) for entry in found.pop("tensors"))
         return Manifest(**{**found, "tensors": tensors, "names": tuple(found["names"])})
     except FileNotFoundError:
-        raise CacheError(f"{folder}: no stored outputs of a teacher ({FILE} is missing); cache_teacher writes them") from None
+        raise CacheError(
+            f"{folder}: no stored outputs of a teacher ({FILE} is missing); cache_teacher writes them"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CacheError(f"{path}: cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from None
 

@@ -19,9 +19,10 @@ from paddleseg_ext.data.file_marks import FileMark
 from paddleseg_ext.errors import CacheError, closest
 from paddleseg_ext.teachers.manifest import FILE, Manifest, read_manifest
 
+
 @dataclass(frozen=True)
 class Answer:
-    """What is stored of one image: how the teacher saw it (its geometry, float64 [2, 5]), the image's mark, and the maps' arrays."""
+    """What is stored of one image: how the teacher saw it (geometry, float64 [2, 5]), the image's mark, the maps."""
 
     view: np.ndarray
     mark: FileMark
@@ -33,16 +34,21 @@ class OutputStore:
 
     Time and memory of opening grow with the number of images alone.
 
+    Args:
+        whole: whether everything must be there; else what is not can just not be read.
+
     Raises:
         CacheError: there is none, it is not whole, or it is not one.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, whole: bool = True) -> None:
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
         self._rows: dict[str, tuple[int, Mapping[str, Any]]] = {}
         for number, names in enumerate(self.manifest.shards()):
             rows = _read_shard(self.folder, number)
+            if rows is None and not whole:
+                continue
             if rows is None:
                 left = sum(len(self.manifest.shards()[index]) for index in missing(self.folder, self.manifest))
                 raise CacheError(
@@ -143,13 +149,11 @@ def write_shard(folder: Path, manifest: Manifest, number: int, answers: Iterable
 
 def in_words(count: float) -> str:
     """Bytes in words."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            break
+    units = ["B", "kB", "MB", "GB", "TB"]
+    while count >= 999.5 and len(units) > 1:
         count /= 1000
-    else:
-        unit = "TB"
-    return f"{count:.3g} {unit}"
+        del units[0]
+    return f"{count:.3g} {units[0]}"
 
 
 def _read_shard(folder: Path, number: int) -> list[Mapping[str, Any]] | None:
