@@ -18,6 +18,7 @@ from paddleseg_ext.cli.cached import check_kind, follow_images, image_files
 from paddleseg_ext.cli.distillation import open_distillation
 from paddleseg_ext.cli.screen import start_logging, user_errors
 from paddleseg_ext.cli.storing import asked, describe, fill, open_whole
+from paddleseg_ext.cli.teachers import warn_of_weights
 from paddleseg_ext.cli.training import Data, Session, load_train_set
 from paddleseg_ext.data.build import dataset_facts
 from paddleseg_ext.distill.user_file import load_user_file
@@ -56,6 +57,7 @@ def _run(args: argparse.Namespace) -> None:
     student, _ = build_model(config.model, facts.num_classes, facts.img_channels)
     with open_distillation(session, student, user) as distillation:
         (member,) = distillation.members
+        warn_of_weights(member)
         layer = member.teacher
         assert isinstance(layer, ModelTeacher)
         manifest = describe(session, member, asked(distillation.step.pairs), whole)

@@ -85,11 +85,7 @@ def open_teachers(
 
 def show_teacher(session: Session, member: Member) -> None:
     """With --do_eval, measure a teacher that was trained before; warn where it seems not to be."""
-    assert member.config is not None
-    if member.report is None:
-        _log.warning("the %s has no weights: %s has no model.pretrained", member.name, member.config.path)
-    elif member.report.matched < _FEW_WEIGHTS * member.report.total:
-        _log.warning("the %s's weights hardly fit: %s", member.name, member.report)
+    warn_of_weights(member)
     limit = session.args.teacher_eval_images
     if session.data.val is None or limit == 0 or member.class_map is not None:
         return
@@ -102,6 +98,15 @@ def show_teacher(session: Session, member: Member) -> None:
             "the %s's mIoU of %.4f is near chance (%.4f for always the commonest class): is it really trained?",
             *(member.name, metrics.miou, metrics.chance),
         )
+
+
+def warn_of_weights(member: Member) -> None:
+    """Warn where a teacher that was trained before has no weights, or few of them."""
+    assert member.config is not None
+    if member.report is None:
+        _log.warning("the %s has no weights: %s has no model.pretrained", member.name, member.config.path)
+    elif member.report.matched < _FEW_WEIGHTS * member.report.total:
+        _log.warning("the %s's weights hardly fit: %s", member.name, member.report)
 
 
 def _member(session: Session, spec: TeacherSpec, adaptor: type[AdaptorBase], batch: Batch, stack: ExitStack) -> Member:

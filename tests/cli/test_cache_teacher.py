@@ -1,0 +1,277 @@
+"""A teacher's outputs stored by one command and learnt from by another, where the teacher need not be any more."""
+
+import json
+import signal
+
+import cv2
+import numpy as np
+import paddle
+import pytest
+
+from paddleseg_ext.cli.cache_teacher import main
+from paddleseg_ext.teachers.store import OutputStore
+from tests.cli.conftest import DISTILL, LAUNCH, ROOT, same_bits
+from tests.cli.launch import ToyNet
+
+CACHE = str(ROOT / "paddleseg_ext/cli/cache_teacher.py")
+KL = {"loss": {"type": "KLLoss"}, "weight": 3}
+HINT = {"student": "conv1", "teacher": "norm", "loss": {"type": "HintLoss"}}
+CROPPED = [
+    {"type": "ResizeStepScaling", "min_scale_factor": 0.75, "max_scale_factor": 1.5},
+    {"type": "RandomPaddingCrop", "crop_size": [32, 24]},
+    {"type": "RandomHorizontalFlip"},
+    {"type": "Normalize"},
+]
+
+
+def use(world, transforms=None, **distill):
+    world.student.pop("distill_loss", None)
+    world.student["distill"] = distill
+    if transforms is not None:
+        world.student["train_dataset"]["transforms"] = transforms
+    world.write()
+
+
+def save_weights(world, seed, **model):
+    paddle.seed(seed)
+    net = ToyNet(**{k: v for k, v in {**world.teacher["model"], **model}.items() if k not in ("type", "pretrained")})
+    paddle.save(net.state_dict(), str(world.folder / "teacher.pdparams"))
+
+
+@pytest.fixture
+def taught(world):
+    """A world with weights for the teacher, and a student that wants an output and a feature of it."""
+    world.teacher["model"]["pretrained"] = "teacher.pdparams"
+    save_weights(world, 3)
+    use(world, outputs=[KL], features=[HINT])
+    return world
+
+
+def cache(world, code=0, env=None, **flags):
+    """Run cache_teacher in the world's folder."""
+    of_training = dict.fromkeys(("seed", "log_iters", "save_interval", "save_dir"))
+    return world.run(CACHE, code=code, env=env, **(of_training | {"cache_dir": "stored"} | flags))
+
+
+def train(world, *args, **flags):
+    return world.run(DISTILL, *args, **{"teacher_config": None, "teacher_cache": "stored"} | flags)
+
+
+def losses(world, save_dir="out"):
+    return [{k: v for k, v in r.items() if k.startswith("distill/")} for r in world.records("train", save_dir)]
+
+
+def test_a_student_learns_from_stored_outputs_alone(taught):
+    use(taught, CROPPED, outputs=[KL], features=[HINT])
+    text = cache(taught)
+    assert "8 of 8 images are to be stored in stored, " in text
+    assert "output 0, 3 channels at stride 2; feature norm, 16 channels at stride 2" in text
+    assert "augmented images: output 0: same class " in text and "augmented images: feature norm: cosine 0." in text
+    (taught.folder / "teacher.pdparams").unlink()
+    (taught.folder / "teacher.yml").unlink()
+    text = train(taught, do_eval=True)
+    assert "[CACHE] stored stands for the teacher, ToyNet: output 0, 3 channels at stride 2" in text
+    assert "teacher output 0 [2, 3, 12, 16]" in text and "teacher feature norm [2, 16, 12, 16]" in text
+    assert all(value > 0 for record in losses(taught) for value in record.values()) and len(losses(taught)[0]) == 2
+
+
+def test_resumed_or_read_by_other_processes_it_ends_bit_for_bit_the_same(taught):
+    use(taught, CROPPED, outputs=[KL], features=[HINT], teacher={"cache": "stored"})
+    cache(taught, cache_dir=None)  # the student's file says where
+    train(taught, teacher_cache=None, save_dir="whole")
+    train(taught, teacher_cache=None, num_workers=2)
+    (taught.folder / "out/iter_8").rename(taught.folder / "gone")
+    assert "resumed from out/iter_4" in train(taught, teacher_cache=None, resume_model="auto", seed=None)
+    for name in ("model.pdparams", "extras.pdparams", "model.pdopt"):
+        a, b, c = (taught.weights(f"{folder}/{name}") for folder in ("whole/iter_8", "out/iter_8", "gone"))
+        assert same_bits(a, b) and same_bits(a, c)
+
+
+def test_without_augmentation_it_is_learning_from_the_teacher_itself(taught):
+    use(taught, [{"type": "Normalize"}], outputs=[KL, {**KL, "resolution": "label"}], features=[HINT])
+    text = cache(taught)
+    assert "same class 100.00%" in text and "cosine 1.0000" in text
+    train(taught, do_eval=True, teacher_config="teacher.yml", save_dir="stored_run")
+    taught.run(DISTILL, teacher_engine="model", save_dir="live")
+    for stored, live in zip(losses(taught, "stored_run"), losses(taught, "live"), strict=True):
+        assert stored.keys() == live.keys() and stored == pytest.approx(live, rel=0.02)
+
+
+def test_killed_while_storing_it_goes_on_and_ends_with_the_same(taught):
+    cache(taught, cache_dir="whole")
+    cache(
+        taught, code=-signal.SIGKILL, env={"DIE_IN_SYNC": "6"}
+    )  # the manifest, two shards of two files, half of the third
+    done = {path.name: path.stat().st_mtime_ns for path in (taught.folder / "stored").glob("0*")}
+    assert len(done) == 4 and list((taught.folder / "stored").glob(".*.partial"))
+    assert "error: stored: 6 of 8 images are still to be stored; run cache_teacher again" in train(taught, code=2)
+    assert "6 of 8 images are to be stored" in cache(taught)
+    after = {path.name: path.stat().st_mtime_ns for path in (taught.folder / "stored").glob("0*")}
+    assert (
+        len(after) == 16 and done.items() <= after.items() and not list((taught.folder / "stored").glob(".*.partial"))
+    )
+    whole, again = (OutputStore(taught.folder / name) for name in ("whole", "stored"))
+    for name in whole.manifest.names:
+        a, b = whole.read(name), again.read(name)
+        assert all(np.array_equal(a.maps[key][0], b.maps[key][0]) for key in ("0", "norm"))
+    assert "0 of 8 images are to be stored" in cache(taught)
+
+
+def test_another_teachers_or_other_datas_outputs_are_refused(taught):
+    cache(taught)
+    given = {"teacher_config": "teacher.yml"}
+    assert "error" not in train(taught, iters=1, **given)
+    save_weights(taught, 4)
+    assert "stored holds the outputs of other weights than teacher.yml has: SHA-256 " in train(taught, code=2, **given)
+    assert "stored holds a teacher with other weights; give another folder" in cache(taught, code=2)
+    save_weights(taught, 3)
+    assert "holds the outputs of another model than teacher.yml has" in train(
+        taught, "--teacher_opts", "model.dropout=0.1", code=2, **given
+    )
+    assert "stored holds another --top_k" in cache(taught, code=2, top_k=1)
+    image = cv2.imread(str(taught.folder / "train_3.png"))
+    cv2.imwrite(str(taught.folder / "train_3.png"), image)  # the same again, at another time
+    train(taught, iters=1)
+    image[0, 0] ^= 255
+    cv2.imwrite(str(taught.folder / "train_3.png"), image)
+    changed = "train_3.png has changed since the teacher's outputs were stored in stored"
+    assert changed in train(taught, code=2) and changed in cache(taught, code=2)
+    (taught.folder / "train.txt").write_text("val_0.png val_0_label.png\n" * 8)
+    assert "stored: nothing of val_0.png is stored there; its 8 images are others" in train(taught, code=2)
+
+
+def test_a_part_of_the_images_in_another_order_and_place_may_be_trained_on(taught):
+    cache(taught)
+    lines = (taught.folder / "train.txt").read_text().splitlines(keepends=True)
+    (taught.folder / "train.txt").write_text("".join([*lines[6:2:-1], lines[6]]))
+    inside = taught.folder / "moved"
+    inside.mkdir()
+    for path in (*taught.folder.glob("*.png"), *taught.folder.glob("*.txt")):
+        path.rename(inside / path.name)
+    for part in ("train", "val"):
+        taught.student[f"{part}_dataset"] |= {"dataset_root": "moved", f"{part}_path": f"moved/{part}.txt"}
+    taught.write()
+    train(taught, iters=2)
+
+
+@pytest.mark.parametrize(
+    ("transform", "name"),
+    [({"type": "RandomRotation"}, "RandomRotation"), ({"type": "RandomAffine", "size": [32, 32]}, "RandomAffine")],
+)
+def test_transforms_that_cannot_be_followed_are_refused_in_both_commands(taught, transform, name):
+    message = f"train_dataset.transforms[1]: {name} cannot be followed"
+    cache(taught)
+    use(taught, [{"type": "RandomHorizontalFlip"}, transform, {"type": "Normalize"}], outputs=[KL], features=[HINT])
+    assert message in train(taught, code=2)
+    assert message in cache(taught, code=2, cache_dir="other") and not (taught.folder / "other").exists()
+
+
+def test_images_without_labels_other_classes_and_few_classes_are_stored_too(taught):
+    (taught.folder / "more.txt").write_text("".join(f"val_{i}.png\n" for i in range(3)))
+    taught.teacher["model"]["num_classes"] = 5
+    save_weights(taught, 3)
+    use(taught, CROPPED, outputs=[KL], unlabelled="more.txt", class_map={0: 0, 4: 1})
+    assert "11 of 11 images" in cache(taught, top_k=2)
+    assert OutputStore(taught.folder / "stored").read("val_1.png").maps["0"][0].shape == (3, 16, 20)
+    text = train(taught, batch_size=1, iters=11, log_iters=1)
+    assert "11 training images" in text and "2 classes shared" in text
+    records = taught.records("train")
+    assert [r["CrossEntropyLoss"] for r in records].count(0) == 3 and all(r["distill/KLLoss"] > 0 for r in records)
+    use(taught, CROPPED, outputs=[KL])
+    assert "stored: the teacher has 5 classes, the student 3; distill.class_map in" in train(taught, code=2)
+
+
+def test_images_of_many_sizes_are_stored_each_at_its_own(taught):
+    for index, size in enumerate([(40, 32), (60, 44), (33, 51)]):
+        for ending, how in (("", cv2.INTER_LINEAR), ("_label", cv2.INTER_NEAREST)):
+            path = str(taught.folder / f"train_{index}{ending}.png")
+            cv2.imwrite(path, cv2.resize(cv2.imread(path, cv2.IMREAD_UNCHANGED), size, interpolation=how))
+    use(taught, CROPPED, outputs=[KL])
+    text = cache(taught, num_workers=2)
+    positions = 6 * 16 * 20 + 22 * 30 + 26 * 17
+    assert f"stored in stored, {positions * 3 * 2 / 1000:.3g} kB" in text
+    written = sum(path.stat().st_size for path in (taught.folder / "stored").glob("*.bin"))
+    assert written == positions * 3 * 2
+    train(taught, iters=2)
+
+
+def test_each_of_two_processes_reads_what_it_needs(taught):
+    use(taught, CROPPED, outputs=[KL], features=[HINT])
+    cache(taught)
+    train(taught, batch_size=4, iters=4, save_dir="one")
+    start = [LAUNCH[0], "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", "log", LAUNCH[1]]
+    train(taught, batch_size=2, iters=4, save_dir="two", start=start)
+    one, two = (losses(taught, folder)[0] for folder in ("one", "two"))
+    assert one == pytest.approx(two, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("distill", "flags", "message"),
+    [
+        ({}, {"cache_dir": None}, "--cache_dir is missing (or distill.teacher.cache in student.yml)"),
+        ({}, {"teacher_config": None}, "--teacher_config is missing: the file of the teacher whose outputs are stored"),
+        ({}, {"cache_dir": "."}, ". holds other files; give a new folder"),
+        ({}, {"top_k": 0}, "argument --top_k: at least 1 is expected, but got 0"),
+        (
+            {"teacher": "ema"},
+            {},
+            "student.yml: distill.teacher: ema: stored outputs (stored) are those of one trained teacher",
+        ),
+        (
+            {"teachers": [{"config": "teacher.yml"}]},
+            {},
+            "student.yml: distill.teachers: stored outputs (stored) are those",
+        ),
+        ({"features": [{**HINT, "teacher": "norn"}]}, {}, "ToyNet has no layer 'norn'; closest: 'norm'"),
+        (
+            {"features": [{**HINT, "teacher": "flatt()", "loss": "AttentionTransferLoss"}]},
+            {},
+            "ToyNet has no method 'flatt'",
+        ),
+    ],
+)
+def test_what_cannot_be_stored_is_said_in_one_line(taught, distill, flags, message, monkeypatch, capsys):
+    use(taught, **({"outputs": [KL]} | distill))
+    monkeypatch.chdir(taught.folder)
+    given = {"teacher_config": "teacher.yml", "student_config": "student.yml", "cache_dir": "stored", "device": "cpu"}
+    words = [word for key, value in (given | flags).items() if value is not None for word in (f"--{key}", str(value))]
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
+    assert not (taught.folder / "stored").exists()
+
+
+def test_what_cannot_be_trained_from_is_said_in_one_line(taught):
+    cache(taught)
+    for distill, flags, message in (
+        ({}, {"teacher_cache": "nowhere"}, "nowhere: no stored outputs of a teacher (manifest.json is missing)"),
+        ({}, {"teacher_engine": "auto"}, "--teacher_engine auto: nothing is left to run, stored has the outputs"),
+        (
+            {"teacher": "mutual"},
+            {},
+            "distill.teacher: mutual: stored outputs (stored) are those of one trained teacher",
+        ),
+        ({"features": [{**HINT, "teacher": "conv2"}]}, {}, "stored holds no feature 'conv2' of the teacher"),
+        ({"outputs": [{**KL, "teacher": 1}]}, {}, "stored holds no output 1 of the teacher"),
+    ):
+        use(taught, **({"outputs": [KL]} | distill))
+        assert message in train(taught, code=2, **flags)
+
+
+def test_a_teacher_that_gives_no_map_is_not_stored(taught):
+    """A tensor without height and width, by the user's adaptor."""
+    mine = (ROOT / "slim/distill/distill_config.py").read_text()
+    mine = mine.replace(
+        '# mapping_layers["hidden_1"] = self.model.reshape_out', 'mapping_layers["hidden_0"] = self.model.flat'
+    )
+    pair = '[{"s_feature_idx": 0, "t_feature_idx": 0, "loss_function": "HintLoss", "connector": "auto"}]'
+    taught.write(mine__py=mine.replace("return []", f"return {pair}"))
+    text = cache(taught, code=2, distill_config="mine.py")
+    assert "'hidden_0' is [16, 320] for an image of [32, 40]: no map" in text
+
+
+def test_the_manifest_says_what_was_stored_and_is_plain_json(taught):
+    cache(taught, top_k=1)
+    found = json.loads((taught.folder / "stored/manifest.json").read_text())
+    assert found["model"]["type"] == "ToyNet" and found["names"] == [f"train_{i}.png" for i in range(8)]
+    assert found["view"] == [{"type": "Normalize"}] and found["top_k"] == 1 and len(found["weights"]) == 64
