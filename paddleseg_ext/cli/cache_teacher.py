@@ -29,7 +29,7 @@ from paddleseg_ext.models import build_model, without_pretrained
 from paddleseg_ext.teachers import CachedTeacher, ModelTeacher
 from paddleseg_ext.teachers.store import OutputStore
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("paddleseg_ext.cli.cache_teacher")  # also where it runs as __main__
 _ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -67,6 +67,8 @@ def test_a_student_learns_from_stored_outputs_alone(taught):
     assert "8 of 8 images are to be stored in stored, " in text
     assert "output 0, 3 channels at stride 2; feature norm, 16 channels at stride 2" in text
     assert "augmented images: output 0: same class " in text and "augmented images: feature norm: cosine 0." in text
+    found = json.loads((taught.folder / "stored/manifest.json").read_text())
+    assert found["model"]["type"] == "ToyNet" and found["names"] == [f"train_{i}.png" for i in range(8)]
     (taught.folder / "teacher.pdparams").unlink()
     (taught.folder / "teacher.yml").unlink()
     text = train(taught, do_eval=True)
@@ -128,7 +130,6 @@ def test_another_teachers_or_other_datas_outputs_are_refused(taught):
     assert "holds the outputs of another model than teacher.yml has" in train(
         taught, "--teacher_opts", "model.dropout=0.1", code=2, **given
     )
-    assert "stored holds another --top_k" in cache(taught, code=2, top_k=1)
     image = cv2.imread(str(taught.folder / "train_3.png"))
     cv2.imwrite(str(taught.folder / "train_3.png"), image)  # the same again, at another time
     train(taught, iters=1)
@@ -154,14 +155,11 @@ def test_a_part_of_the_images_in_another_order_and_place_may_be_trained_on(taugh
     train(taught, iters=2)
 
 
-@pytest.mark.parametrize(
-    ("transform", "name"),
-    [({"type": "RandomRotation"}, "RandomRotation"), ({"type": "RandomAffine", "size": [32, 32]}, "RandomAffine")],
-)
-def test_transforms_that_cannot_be_followed_are_refused_in_both_commands(taught, transform, name):
-    message = f"train_dataset.transforms[1]: {name} cannot be followed"
+def test_transforms_that_cannot_be_followed_are_refused_in_both_commands(taught):
+    message = "train_dataset.transforms[1]: RandomRotation cannot be followed"
     cache(taught)
-    use(taught, [{"type": "RandomHorizontalFlip"}, transform, {"type": "Normalize"}], outputs=[KL], features=[HINT])
+    turned = [{"type": "RandomHorizontalFlip"}, {"type": "RandomRotation"}, {"type": "Normalize"}]
+    use(taught, turned, outputs=[KL], features=[HINT])
     assert message in train(taught, code=2)
     assert message in cache(taught, code=2, cache_dir="other") and not (taught.folder / "other").exists()
 
@@ -196,7 +194,9 @@ def test_images_of_many_sizes_are_stored_each_at_its_own(taught):
 
 
 def test_each_of_two_processes_reads_what_it_needs(taught):
-    use(taught, CROPPED, outputs=[KL], features=[HINT])
+    # Without dropout, whose draws differ by rank.
+    taught.student["model"]["dropout"] = 0.0
+    use(taught, [{"type": "RandomHorizontalFlip"}, {"type": "Normalize"}], outputs=[KL], features=[HINT])
     cache(taught)
     train(taught, batch_size=4, iters=4, save_dir="one")
     start = [LAUNCH[0], "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", "log", LAUNCH[1]]
@@ -244,7 +244,6 @@ def test_what_cannot_be_stored_is_said_in_one_line(taught, distill, flags, messa
 def test_what_cannot_be_trained_from_is_said_in_one_line(taught):
     cache(taught)
     for distill, flags, message in (
-        ({}, {"teacher_cache": "nowhere"}, "nowhere: no stored outputs of a teacher (manifest.json is missing)"),
         ({}, {"teacher_engine": "auto"}, "--teacher_engine auto: nothing is left to run, stored has the outputs"),
         (
             {"teacher": "mutual"},
@@ -260,18 +259,13 @@ def test_what_cannot_be_trained_from_is_said_in_one_line(taught):
 
 def test_a_teacher_that_gives_no_map_is_not_stored(taught):
     """A tensor without height and width, by the user's adaptor."""
+    taught.teacher["model"]["width"] = 8
+    save_weights(taught, 3)
     mine = (ROOT / "slim/distill/distill_config.py").read_text()
     mine = mine.replace(
         '# mapping_layers["hidden_1"] = self.model.reshape_out', 'mapping_layers["hidden_0"] = self.model.flat'
     )
-    pair = '[{"s_feature_idx": 0, "t_feature_idx": 0, "loss_function": "HintLoss", "connector": "auto"}]'
+    pair = '[{"s_feature_idx": 0, "t_feature_idx": 0, "loss_function": "HintLoss", "weight": 2}]'
     taught.write(mine__py=mine.replace("return []", f"return {pair}"))
     text = cache(taught, code=2, distill_config="mine.py")
-    assert "'hidden_0' is [16, 320] for an image of [32, 40]: no map" in text
-
-
-def test_the_manifest_says_what_was_stored_and_is_plain_json(taught):
-    cache(taught, top_k=1)
-    found = json.loads((taught.folder / "stored/manifest.json").read_text())
-    assert found["model"]["type"] == "ToyNet" and found["names"] == [f"train_{i}.png" for i in range(8)]
-    assert found["view"] == [{"type": "Normalize"}] and found["top_k"] == 1 and len(found["weights"]) == 64
+    assert "'hidden_0' is [8, 320] for an image of [32, 40]: no map" in text
