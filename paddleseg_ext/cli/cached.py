@@ -14,6 +14,7 @@ from paddleseg_ext.inference.job import plain
 from paddleseg_ext.models import without_pretrained
 from paddleseg_ext.models.weights import digest
 from paddleseg_ext.teachers import CachedTeacher, ModelTeacher
+from paddleseg_ext.teachers.manifest import as_json
 from paddleseg_ext.teachers.store import OutputStore
 
 _log = logging.getLogger(__name__)
@@ -131,7 +132,7 @@ def check_teacher(teacher: CachedTeacher, layer: ModelTeacher, component: Compon
         CacheError: it is another.
     """
     folder, manifest = teacher.store.folder, teacher.store.manifest
-    if plain(without_pretrained(component)) != manifest.model:
+    if as_json(plain(without_pretrained(component))) != manifest.model:
         raise CacheError(f"{folder} holds the outputs of another model than {file} has ({manifest.model['type']})")
     found = digest(layer.model)
     if found != manifest.weights:

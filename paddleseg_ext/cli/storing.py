@@ -24,14 +24,23 @@ from paddleseg_ext.distill.distiller import Pair, names
 from paddleseg_ext.engine.evaluate import prefetched
 from paddleseg_ext.engine.hooks import ProgressBar
 from paddleseg_ext.engine.trainer import autocast
-from paddleseg_ext.errors import ConfigError
+from paddleseg_ext.errors import ConfigError, DataError
 from paddleseg_ext.inference.job import plain
 from paddleseg_ext.models import without_pretrained
 from paddleseg_ext.models.weights import digest
 from paddleseg_ext.teachers import ModelTeacher
 from paddleseg_ext.teachers.cached import kept, stride_of
 from paddleseg_ext.teachers.manifest import Manifest, Stored
-from paddleseg_ext.teachers.store import Answer, OutputStore, begin, check_room, in_words, missing, write_shard
+from paddleseg_ext.teachers.store import (
+    Answer,
+    OutputStore,
+    begin,
+    check_room,
+    in_words,
+    is_begun,
+    missing,
+    write_shard,
+)
 from paddleseg_ext.types import Batch
 
 _log = logging.getLogger(__name__)
@@ -113,6 +122,7 @@ def describe(session: Session, member: Member, tensors: tuple[list[int], list[st
         outputs=count,
         tensors=tuple(found),
         top_k=args.top_k,
+        precision=args.precision,
         view=whole.view,
         names=tuple(whole.files.paths),
         versions={"paddlepaddle": paddle.__version__, "paddleseg": metadata.version("paddleseg")},
@@ -125,10 +135,8 @@ def fill(session: Session, folder: Path, manifest: Manifest, layer: ModelTeacher
     Raises:
         CacheError: the folder holds something else, or the disk is too small.
     """
-    if folder.exists() and any(folder.iterdir()):
-        begin(folder, manifest)
     left = missing(folder, manifest)
-    if len(left) < len(manifest.shards()):
+    if is_begun(folder, manifest):
         whole.files.check(OutputStore(folder, whole=False), all_of_them=False)
     to_do = [name for number in left for name in manifest.shards()[number]]
     needed = _bytes(manifest, whole, to_do)
@@ -169,8 +177,12 @@ def _told(
     said, _ = _said(layer, np.stack([sample["img"] for _, sample in images]), precision)
     for position, (name, sample) in enumerate(images):
         path = files.paths[name]
+        try:
+            mark = FileMark.of(path)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror}") from None
         maps = {t.key: kept(said[t.key][position], t, manifest, path) for t in manifest.tensors}
-        yield Answer(sample[KEY], FileMark.of(path), maps)
+        yield Answer(sample[KEY], mark, maps)
 
 
 @paddle.no_grad()
@@ -184,7 +196,10 @@ def _said(layer: ModelTeacher, images: np.ndarray, precision: str) -> tuple[dict
 
 
 def _bytes(manifest: Manifest, whole: Whole, names: Sequence[str]) -> int:
-    """How many bytes the maps of images take, without computing them: by the sizes that the transforms give each."""
+    """How many bytes the maps of images take, without computing them: by the sizes that the transforms give each.
+
+    Of a network that rounds the sizes of its maps down, or adds a position, they are as many less or more.
+    """
     counts: Counter[tuple[int, int]] = Counter()
     for name in names:
         with Image.open(whole.files.paths[name]) as opened:

@@ -11,7 +11,7 @@ import numpy as np
 
 from paddleseg_ext.errors import ConfigError
 
-KEY = "geometry"  # of a sample: float64 [2, 5], the fields of `Axis` for y and x
+KEY = "geometry"  # of a sample: NumPy float64 [2, 5], the fields of `Axis` for y and x
 
 _STAY = ("Normalize", "RandomDistort", "RandomBlur", "RandomNoise", "GenerateInstanceTargets")
 _RESIZE = ("Resize", "ResizeByLong", "ResizeByShort", "LimitLong", "ResizeRangeScaling", "ResizeStepScaling")

@@ -37,7 +37,7 @@ class CachedTeacher:
     def __call__(self, batch: Batch) -> TeacherOutputs:
         manifest = self.store.manifest
         answers = [self.store.read(name_of(file, self.root)) for file in batch.files]
-        geometry = batch.extra[KEY].numpy()
+        geometry = batch.extra[KEY]
         found = {
             tensor.key: paddle.stack([self._taken(tensor, *both) for both in zip(answers, geometry, strict=True)])
             for tensor in manifest.tensors

@@ -38,8 +38,8 @@ class Manifest:
     """What a store holds.
 
     model: the teacher's component as plain values, without weights' paths. weights: their digest. classes, outputs: how many it
-    has. top_k: how many classes of an output are kept for each position, None for all. view: the transforms by which the teacher
-    saw the images. names: of the images. versions: of what computed it, for information.
+    has. top_k: how many classes of an output are kept for each position, None for all. precision: in which it computed. view:
+    the transforms by which the teacher saw the images. names: of the images. versions: of what computed it, for information.
     """
 
     model: Mapping[str, Any]
@@ -48,6 +48,7 @@ class Manifest:
     outputs: int
     tensors: tuple[Stored, ...]
     top_k: int | None
+    precision: str
     view: Sequence[Any]
     names: tuple[str, ...]
     versions: Mapping[str, str]
@@ -93,11 +94,12 @@ class Manifest:
             "classes": "another number of classes",
             "outputs": "another number of outputs",
             "tensors": "other tensors of the teacher",
-            "top_k": "another --top_k",
+            "top_k": "outputs of another --top_k",
+            "precision": "outputs computed in another --precision",
             "view": "other transforms of val_dataset",
             "names": "another list of images",
         }
-        mine, others = _plain(asdict(self)), _plain(asdict(other))
+        mine, others = as_json(asdict(self)), as_json(asdict(other))
         return next((text for field, text in words.items() if mine[field] != others[field]), None)
 
 
@@ -122,5 +124,6 @@ def read_manifest(folder: Path) -> Manifest:
         raise CacheError(f"{path}: cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from None
 
 
-def _plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
+    """A value as JSON gives it back: lists for tuples, texts for numbers as keys."""
     return json.loads(json.dumps(value))

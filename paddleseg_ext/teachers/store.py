@@ -19,6 +19,8 @@ from paddleseg_ext.data.file_marks import FileMark
 from paddleseg_ext.errors import CacheError, closest
 from paddleseg_ext.teachers.manifest import FILE, Manifest, read_manifest
 
+_PARTIAL = ".partial"
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -83,24 +85,38 @@ class OutputStore:
         return self._rows[name]
 
 
-def begin(folder: Path, manifest: Manifest) -> None:
-    """Make a store, or make sure that the one which is there is to hold the same.
+def is_begun(folder: Path, manifest: Manifest) -> bool:
+    """Whether a folder holds this store, or a part of it, already.
 
     Raises:
-        CacheError: it is another's, or the folder cannot be written to.
+        CacheError: it holds something else.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         if (folder / FILE).exists():
             difference = read_manifest(folder).difference(manifest)
             if difference:
                 raise CacheError(f"{folder} holds {difference}; give another folder, or remove this one")
-        elif any(folder.iterdir()):
+            return True
+        if folder.exists() and not all(path.name.endswith(_PARTIAL) for path in folder.iterdir()):
             raise CacheError(f"{folder} holds other files; give a new folder")
-        else:
-            _write(folder / FILE, lambda file: file.write(manifest.text().encode()))
-        for left in folder.glob(".*.partial"):  # of a run that was killed
+        return False
+    except OSError as error:
+        raise CacheError(f"{folder}: cannot be read: {error.strerror}") from None
+
+
+def begin(folder: Path, manifest: Manifest) -> None:
+    """Make a store, or clear away what a killed run left half-written in the one which is there.
+
+    Raises:
+        CacheError: it is another's, or the folder cannot be written to.
+    """
+    begun = is_begun(folder, manifest)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob(f".*{_PARTIAL}"):
             left.unlink()
+        if not begun:
+            _write(folder / FILE, lambda file: file.write(manifest.text().encode()))
     except OSError as error:
         raise CacheError(f"{folder}: cannot be written to: {error.strerror}") from None
 
@@ -176,7 +192,7 @@ def _file(folder: Path, number: int, ending: str) -> Path:
 
 def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file in one go: under another name, brought to the disk, renamed."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
     try:
         with open(partial, "wb") as file:
             write(file)

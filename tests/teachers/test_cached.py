@@ -106,7 +106,9 @@ def manifest(names, channels=5, stride=1, top_k=None, **other):
         Stored("deep", False, "body", channels, (stride, stride)),
     )
     given = {"model": {"type": "Net"}, "weights": "0" * 64, "classes": channels, "outputs": 2, "tensors": tensors}
-    return Manifest(**{**given, "top_k": top_k, "view": [], "names": tuple(names), "versions": {}, **other})
+    return Manifest(
+        **{**given, "top_k": top_k, "precision": "fp32", "view": [], "names": tuple(names), "versions": {}, **other}
+    )
 
 
 def said(net, data, described):
@@ -317,7 +319,8 @@ def changed_json(path, **values):
     ("change", "message"),
     [
         ({"weights": "f" * 64}, "store holds a teacher with other weights; give another folder, or remove this one"),
-        ({"top_k": 2}, "store holds another --top_k"),
+        ({"top_k": 2}, "store holds outputs of another --top_k"),
+        ({"precision": "bf16"}, "store holds outputs computed in another --precision"),
         ({"model": {"type": "Other"}}, "store holds another teacher's model"),
         ({"names": ["0.png"]}, "store holds another list of images"),
         ({"view": [{"type": "Resize"}]}, "store holds other transforms of val_dataset"),
