@@ -38,6 +38,12 @@ class CachedTeacher:
         manifest = self.store.manifest
         answers = [self.store.read(name_of(file, self.root)) for file in batch.files]
         geometry = batch.extra[KEY]
+        size, known = tuple(batch.images.shape[2:]), tuple(geometry[0, :, -1].astype(int).tolist())
+        if size != known:
+            raise CacheError(
+                f"{batch.files[0]}: its image is {size[0]}x{size[1]}, but {known[0]}x{known[1]} by the transforms that were "
+                "followed; one that says keeps_pixels does not keep them"
+            )
         found = {
             tensor.key: paddle.stack([self._taken(tensor, *both) for both in zip(answers, geometry, strict=True)])
             for tensor in manifest.tensors

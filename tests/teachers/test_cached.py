@@ -226,6 +226,25 @@ def test_workers_of_the_loader_make_no_difference(tmp_path):
         assert np.array_equal(teacher(a).logits[0].numpy(), teacher(b).logits[0].numpy())
 
 
+class Halved:
+    """Says that it moves no pixel, and does."""
+
+    keeps_pixels = True
+
+    def __call__(self, data):
+        for key in ("img", "label"):
+            data[key] = data[key][:, : WIDTH // 2]
+        return data
+
+
+def test_a_transform_that_moves_pixels_against_its_word_is_noticed(tmp_path):
+    draw(tmp_path, "random")
+    teacher = CachedTeacher(store(tmp_path, Linear()), str(tmp_path))
+    (batch,) = batches(tmp_path, [Halved()], epochs=1, size=4)
+    with pytest.raises(CacheError, match=r"png: its image is 48x32, but 48x64 by the transforms that were followed"):
+        teacher(batch)
+
+
 def softmax(x):
     e = np.exp(x - x.max(0))
     return e / e.sum(0)
