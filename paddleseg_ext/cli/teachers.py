@@ -76,8 +76,8 @@ def open_teachers(
         raise ConfigError(f"{where}.teachers has the teachers' files; leave out --teacher_config {given}")
     if not distill.teachers and not given:
         raise ConfigError(
-            "--teacher_config is missing (or --teacher_cache, or distill.teachers, or distill.teacher: ema, in "
-            f"{session.config.path})"
+            "--teacher_config is missing (or distill.teachers, or distill.teacher: ema, in "
+            f"{session.config.path}, or --teacher_cache)"
         )
     specs = distill.teachers or (TeacherSpec("teacher", given, None, 1.0, None, where),)
     return [_member(session, spec, adaptor, batch, stack) for spec in specs]
