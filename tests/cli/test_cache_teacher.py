@@ -1,14 +1,15 @@
 """A teacher's outputs stored by one command and learnt from by another, where the teacher need not be any more."""
 
 import json
+import runpy
 import signal
+import sys
 
 import cv2
 import numpy as np
 import paddle
 import pytest
 
-from paddleseg_ext.cli.cache_teacher import main
 from paddleseg_ext.teachers.store import OutputStore
 from tests.cli.conftest import DISTILL, LAUNCH, ROOT, same_bits
 from tests.cli.launch import ToyNet
@@ -45,6 +46,27 @@ def taught(world):
     save_weights(world, 3)
     use(world, outputs=[KL], features=[HINT])
     return world
+
+
+@pytest.fixture
+def here(taught, monkeypatch, capsys):
+    """The same world, its commands run in this process, which saves their start."""
+
+    def run(launcher, *args, code=0, env=None, **flags):
+        monkeypatch.chdir(taught.folder)
+        monkeypatch.setattr(sys, "argv", taught.command(launcher, *args, **flags))
+        capsys.readouterr()
+        stopped = None
+        try:
+            runpy.run_path(launcher, run_name="__main__")
+        except SystemExit as error:
+            stopped = error.code
+        said = "".join(capsys.readouterr())
+        assert (stopped or 0) == code, said
+        return said
+
+    monkeypatch.setattr(taught, "run", run)
+    return taught
 
 
 def cache(world, code=0, env=None, **flags):
@@ -89,13 +111,13 @@ def test_resumed_or_read_by_other_processes_it_ends_bit_for_bit_the_same(taught)
         assert same_bits(a, b) and same_bits(a, c)
 
 
-def test_without_augmentation_it_is_learning_from_the_teacher_itself(taught):
-    use(taught, [{"type": "Normalize"}], outputs=[KL, {**KL, "resolution": "label"}], features=[HINT])
-    text = cache(taught)
+def test_without_augmentation_it_is_learning_from_the_teacher_itself(here):
+    use(here, [{"type": "Normalize"}], outputs=[KL, {**KL, "resolution": "label"}], features=[HINT])
+    text = cache(here)
     assert "same class 100.00%" in text and "cosine 1.0000" in text
-    train(taught, do_eval=True, teacher_config="teacher.yml", save_dir="stored_run")
-    taught.run(DISTILL, teacher_engine="model", save_dir="live")
-    for stored, live in zip(losses(taught, "stored_run"), losses(taught, "live"), strict=True):
+    train(here, do_eval=True, teacher_config="teacher.yml", save_dir="stored_run")
+    here.run(DISTILL, teacher_engine="model", save_dir="live")
+    for stored, live in zip(losses(here, "stored_run"), losses(here, "live"), strict=True):
         assert stored.keys() == live.keys() and stored == pytest.approx(live, rel=0.02)
 
 
@@ -119,78 +141,78 @@ def test_killed_while_storing_it_goes_on_and_ends_with_the_same(taught):
     assert "0 of 8 images are to be stored" in cache(taught)
 
 
-def test_another_teachers_or_other_datas_outputs_are_refused(taught):
-    cache(taught)
+def test_another_teachers_or_other_datas_outputs_are_refused(here):
+    cache(here)
     given = {"teacher_config": "teacher.yml"}
-    assert "error" not in train(taught, iters=1, **given)
-    save_weights(taught, 4)
-    assert "stored holds the outputs of other weights than teacher.yml has: SHA-256 " in train(taught, code=2, **given)
-    assert "stored holds a teacher with other weights; give another folder" in cache(taught, code=2)
-    save_weights(taught, 3)
+    assert "error" not in train(here, iters=1, **given)
+    save_weights(here, 4)
+    assert "stored holds the outputs of other weights than teacher.yml has: SHA-256 " in train(here, code=2, **given)
+    assert "stored holds a teacher with other weights; give another folder" in cache(here, code=2)
+    save_weights(here, 3)
     assert "holds the outputs of another model than teacher.yml has" in train(
-        taught, "--teacher_opts", "model.dropout=0.1", code=2, **given
+        here, "--teacher_opts", "model.dropout=0.1", code=2, **given
     )
-    image = cv2.imread(str(taught.folder / "train_3.png"))
-    cv2.imwrite(str(taught.folder / "train_3.png"), image)  # the same again, at another time
-    train(taught, iters=1)
+    image = cv2.imread(str(here.folder / "train_3.png"))
+    cv2.imwrite(str(here.folder / "train_3.png"), image)  # the same again, at another time
+    train(here, iters=1)
     image[0, 0] ^= 255
-    cv2.imwrite(str(taught.folder / "train_3.png"), image)
+    cv2.imwrite(str(here.folder / "train_3.png"), image)
     changed = "train_3.png has changed since the teacher's outputs were stored in stored"
-    assert changed in train(taught, code=2) and changed in cache(taught, code=2)
-    (taught.folder / "train.txt").write_text("val_0.png val_0_label.png\n" * 8)
-    assert "stored: nothing of val_0.png is stored there; its 8 images are others" in train(taught, code=2)
+    assert changed in train(here, code=2) and changed in cache(here, code=2)
+    (here.folder / "train.txt").write_text("val_0.png val_0_label.png\n" * 8)
+    assert "stored: nothing of val_0.png is stored there; its 8 images are others" in train(here, code=2)
 
 
-def test_a_part_of_the_images_in_another_order_and_place_may_be_trained_on(taught):
-    cache(taught)
-    lines = (taught.folder / "train.txt").read_text().splitlines(keepends=True)
-    (taught.folder / "train.txt").write_text("".join([*lines[6:2:-1], lines[6]]))
-    inside = taught.folder / "moved"
+def test_a_part_of_the_images_in_another_order_and_place_may_be_trained_on(here):
+    cache(here)
+    lines = (here.folder / "train.txt").read_text().splitlines(keepends=True)
+    (here.folder / "train.txt").write_text("".join([*lines[6:2:-1], lines[6]]))
+    inside = here.folder / "moved"
     inside.mkdir()
-    for path in (*taught.folder.glob("*.png"), *taught.folder.glob("*.txt")):
+    for path in (*here.folder.glob("*.png"), *here.folder.glob("*.txt")):
         path.rename(inside / path.name)
     for part in ("train", "val"):
-        taught.student[f"{part}_dataset"] |= {"dataset_root": "moved", f"{part}_path": f"moved/{part}.txt"}
-    taught.write()
-    train(taught, iters=2)
+        here.student[f"{part}_dataset"] |= {"dataset_root": "moved", f"{part}_path": f"moved/{part}.txt"}
+    here.write()
+    train(here, iters=2)
 
 
-def test_transforms_that_cannot_be_followed_are_refused_in_both_commands(taught):
+def test_transforms_that_cannot_be_followed_are_refused_in_both_commands(here):
     message = "train_dataset.transforms[1]: RandomRotation cannot be followed"
-    cache(taught)
+    cache(here)
     turned = [{"type": "RandomHorizontalFlip"}, {"type": "RandomRotation"}, {"type": "Normalize"}]
-    use(taught, turned, outputs=[KL], features=[HINT])
-    assert message in train(taught, code=2)
-    assert message in cache(taught, code=2, cache_dir="other") and not (taught.folder / "other").exists()
+    use(here, turned, outputs=[KL], features=[HINT])
+    assert message in train(here, code=2)
+    assert message in cache(here, code=2, cache_dir="other") and not (here.folder / "other").exists()
 
 
-def test_images_without_labels_other_classes_and_few_classes_are_stored_too(taught):
-    (taught.folder / "more.txt").write_text("".join(f"val_{i}.png\n" for i in range(3)))
-    taught.teacher["model"]["num_classes"] = 5
-    save_weights(taught, 3)
-    use(taught, CROPPED, outputs=[KL], unlabelled="more.txt", class_map={0: 0, 4: 1})
-    assert "11 of 11 images" in cache(taught, top_k=2)
-    assert OutputStore(taught.folder / "stored").read("val_1.png").maps["0"][0].shape == (3, 16, 20)
-    text = train(taught, batch_size=1, iters=11, log_iters=1)
+def test_images_without_labels_other_classes_and_few_classes_are_stored_too(here):
+    (here.folder / "more.txt").write_text("".join(f"val_{i}.png\n" for i in range(3)))
+    here.teacher["model"]["num_classes"] = 5
+    save_weights(here, 3)
+    use(here, CROPPED, outputs=[KL], unlabelled="more.txt", class_map={0: 0, 4: 1})
+    assert "11 of 11 images" in cache(here, top_k=2)
+    assert OutputStore(here.folder / "stored").read("val_1.png").maps["0"][0].shape == (3, 16, 20)
+    text = train(here, batch_size=1, iters=11, log_iters=1)
     assert "11 training images" in text and "2 classes shared" in text
-    records = taught.records("train")
+    records = here.records("train")
     assert [r["CrossEntropyLoss"] for r in records].count(0) == 3 and all(r["distill/KLLoss"] > 0 for r in records)
-    use(taught, CROPPED, outputs=[KL])
-    assert "stored: the teacher has 5 classes, the student 3; distill.class_map in" in train(taught, code=2)
+    use(here, CROPPED, outputs=[KL])
+    assert "stored: the teacher has 5 classes, the student 3; distill.class_map in" in train(here, code=2)
 
 
-def test_images_of_many_sizes_are_stored_each_at_its_own(taught):
+def test_images_of_many_sizes_are_stored_each_at_its_own(here):
     for index, size in enumerate([(40, 32), (60, 44), (33, 51)]):
         for ending, how in (("", cv2.INTER_LINEAR), ("_label", cv2.INTER_NEAREST)):
-            path = str(taught.folder / f"train_{index}{ending}.png")
+            path = str(here.folder / f"train_{index}{ending}.png")
             cv2.imwrite(path, cv2.resize(cv2.imread(path, cv2.IMREAD_UNCHANGED), size, interpolation=how))
-    use(taught, CROPPED, outputs=[KL])
-    text = cache(taught, num_workers=2)
+    use(here, CROPPED, outputs=[KL])
+    text = cache(here, num_workers=2)
     positions = 6 * 16 * 20 + 22 * 30 + 26 * 17
     assert f"stored in stored, {positions * 3 * 2 / 1000:.3g} kB" in text
-    written = sum(path.stat().st_size for path in (taught.folder / "stored").glob("*.bin"))
+    written = sum(path.stat().st_size for path in (here.folder / "stored").glob("*.bin"))
     assert written == positions * 3 * 2
-    train(taught, iters=2)
+    train(here, iters=2)
 
 
 def test_each_of_two_processes_reads_what_it_needs(taught):
@@ -230,19 +252,14 @@ def test_each_of_two_processes_reads_what_it_needs(taught):
         ),
     ],
 )
-def test_what_cannot_be_stored_is_said_in_one_line(taught, distill, flags, message, monkeypatch, capsys):
-    use(taught, **({"outputs": [KL]} | distill))
-    monkeypatch.chdir(taught.folder)
-    given = {"teacher_config": "teacher.yml", "student_config": "student.yml", "cache_dir": "stored", "device": "cpu"}
-    words = [word for key, value in (given | flags).items() if value is not None for word in (f"--{key}", str(value))]
-    with pytest.raises(SystemExit) as stopped:
-        main(words)
-    assert stopped.value.code == 2 and message in capsys.readouterr().err
-    assert not (taught.folder / "stored").exists()
+def test_what_cannot_be_stored_is_said_in_one_line(here, distill, flags, message):
+    use(here, **({"outputs": [KL]} | distill))
+    assert message in cache(here, code=2, **flags)
+    assert not (here.folder / "stored").exists()
 
 
-def test_what_cannot_be_trained_from_is_said_in_one_line(taught):
-    cache(taught)
+def test_what_cannot_be_trained_from_is_said_in_one_line(here):
+    cache(here)
     for distill, flags, message in (
         ({}, {"teacher_engine": "auto"}, "--teacher_engine auto: nothing is left to run, stored has the outputs"),
         (
@@ -253,19 +270,19 @@ def test_what_cannot_be_trained_from_is_said_in_one_line(taught):
         ({"features": [{**HINT, "teacher": "conv2"}]}, {}, "stored holds no feature 'conv2' of the teacher"),
         ({"outputs": [{**KL, "teacher": 1}]}, {}, "stored holds no output 1 of the teacher"),
     ):
-        use(taught, **({"outputs": [KL]} | distill))
-        assert message in train(taught, code=2, **flags)
+        use(here, **({"outputs": [KL]} | distill))
+        assert message in train(here, code=2, **flags)
 
 
-def test_a_teacher_that_gives_no_map_is_not_stored(taught):
+def test_a_teacher_that_gives_no_map_is_not_stored(here):
     """A tensor without height and width, by the user's adaptor."""
-    taught.teacher["model"]["width"] = 8
-    save_weights(taught, 3)
+    here.teacher["model"]["width"] = 8
+    save_weights(here, 3)
     mine = (ROOT / "slim/distill/distill_config.py").read_text()
     mine = mine.replace(
         '# mapping_layers["hidden_1"] = self.model.reshape_out', 'mapping_layers["hidden_0"] = self.model.flat'
     )
     pair = '[{"s_feature_idx": 0, "t_feature_idx": 0, "loss_function": "HintLoss", "weight": 2}]'
-    taught.write(mine__py=mine.replace("return []", f"return {pair}"))
-    text = cache(taught, code=2, distill_config="mine.py")
+    here.write(mine__py=mine.replace("return []", f"return {pair}"))
+    text = cache(here, code=2, distill_config="mine.py")
     assert "'hidden_0' is [8, 320] for an image of [32, 40]: no map" in text
