@@ -86,7 +86,9 @@ class TrainLoader:
 
     def _to_batch(self, arrays: Sample, iteration: int = 0) -> Batch:
         # How images were transformed is read on the host: as a tensor, it would have to be waited for.
-        tensors = {k: np.asarray(v) if k == GEOMETRY else paddle.to_tensor(v) for k, v in arrays.items() if k != "index"}
+        tensors = {
+            k: np.asarray(v) if k == GEOMETRY else paddle.to_tensor(v) for k, v in arrays.items() if k != "index"
+        }
         images, labels = tensors.pop("img"), tensors.pop("label").astype("int64")
         return Batch(images, labels, self.files(np.asarray(arrays["index"]).tolist()), tensors, iteration)
 
