@@ -23,6 +23,10 @@ class WeightsError(UserError):
     """Weights are missing, unreadable or do not fit the model."""
 
 
+class CacheError(UserError):
+    """Stored outputs of a teacher are missing, incomplete, or those of another teacher or other data."""
+
+
 class CheckpointError(UserError):
     """A folder cannot be written to, or cannot be resumed from."""
 

@@ -24,7 +24,14 @@ MAY_IMPORT = {
     },
     "static": {"compat.old_ir_ops", "losses.functional", "models.safe_load"},
     "service": set(),
-    "teachers": {"distill.recorder", "distill.own_resolution", "inference", "service"},
+    "teachers": {
+        "data.file_marks",
+        "data.geometry",
+        "distill.recorder",
+        "distill.own_resolution",
+        "inference",
+        "service",
+    },
     "engine": {"config", "registry", "losses.task", "models.safe_load", "models.weights"},
     "report": {
         "config",

@@ -52,14 +52,8 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 def add_distillation(parser: argparse.ArgumentParser, distill_config: str) -> None:
     """The files and flags of distillation."""
+    add_pair(parser, distill_config)
     add = parser.add_argument
-    add(
-        "--teacher_config",
-        "--teather_config",
-        help="PaddleSeg YAML file; its `model` is the teacher; not needed with a service",
-    )
-    add("--student_config", required=True, help="PaddleSeg YAML file of the student: model, data, losses, optimizer")
-    add("--distill_config", default=distill_config, help="Python file that names internal tensors and their losses")
     add(
         "--baseline",
         action="store_true",
@@ -71,7 +65,12 @@ def add_distillation(parser: argparse.ArgumentParser, distill_config: str) -> No
         help="what runs the teacher: 'model' the Paddle layer, 'auto' the fastest engine that agrees with it; "
         "default: the student's file's distill.teacher.engine, else auto",
     )
-    add("--teacher_opts", nargs="+", metavar="KEY=VALUE", help="as --opts, for the teacher's file")
+    add(
+        "--teacher_cache",
+        metavar="DIR",
+        help="a folder that cache_teacher wrote, whose stored outputs stand for the teacher; "
+        "default: the student's file's distill.teacher.cache, if any",
+    )
     add(
         "--teacher_eval_images",
         type=int,
@@ -99,6 +98,19 @@ def add_remote_teachers(parser: argparse.ArgumentParser) -> None:
         help="without any answer for so long, training ends with a checkpoint; default: 300",
     )
     add_security(parser)
+
+
+def add_pair(parser: argparse.ArgumentParser, distill_config: str) -> None:
+    """The files of a teacher and a student."""
+    add = parser.add_argument
+    add(
+        "--teacher_config",
+        "--teather_config",
+        help="PaddleSeg YAML file; its `model` is the teacher; not needed with stored outputs or a service",
+    )
+    add("--student_config", required=True, help="PaddleSeg YAML file of the student: model, data, losses, optimizer")
+    add("--distill_config", default=distill_config, help="Python file that names internal tensors and their losses")
+    add("--teacher_opts", nargs="+", metavar="KEY=VALUE", help="as --opts, for the teacher's file")
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -167,7 +179,7 @@ def add_security(parser: argparse.ArgumentParser) -> None:
 
 
 def positive(text: str) -> int:
-    """At least 1, for argparse."""
+    """A whole number of at least 1, as a flag's value."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"at least 1 is expected, but got {value}")

@@ -12,6 +12,7 @@ from typing import Any
 import paddle
 from paddle import nn
 
+from paddleseg_ext.cli.cached import cache_folder, check_asked, follow_images
 from paddleseg_ext.cli.engines import faster
 from paddleseg_ext.cli.remote import is_served, open_service_member, show_service
 from paddleseg_ext.cli.teachers import Member, open_teachers, show_teacher
@@ -31,7 +32,14 @@ from paddleseg_ext.errors import ConfigError
 from paddleseg_ext.inference.job import plain
 from paddleseg_ext.losses import Loss
 from paddleseg_ext.models.weights import digest
-from paddleseg_ext.teachers import ModelTeacher, PeerTeacher, RemoteTeacher, SeveralTeachers
+from paddleseg_ext.teachers import (
+    CachedTeacher,
+    EmaTeacher,
+    ModelTeacher,
+    PeerTeacher,
+    RemoteTeacher,
+    SeveralTeachers,
+)
 from paddleseg_ext.types import Batch, Teacher, TeacherOutputs
 
 _log = logging.getLogger(__name__)
@@ -56,6 +64,8 @@ def open_distillation(session: Session, student: nn.Layer, user: UserDistillatio
         ConfigError, WeightsError: a teacher or a pair that cannot work, or no pair at all.
     """
     config, facts = session.config, session.data.facts
+    if cache_folder(session) is not None:
+        follow_images(session)
     batch = sample_images(session.data.train, session.state.seed, min(2, config.batch_size))
     features = (*config.distill.features, *user.pairs)
     with ExitStack() as stack:
@@ -105,7 +115,7 @@ def train_distilled(session: Session, student: nn.Layer, distillation: Distillat
         if isinstance(member.teacher, RemoteTeacher):
             show_service(session, member)
     # The student's own past is no part of the step, but of what resuming needs.
-    past = [member.model for member in members if member.config is None and member.model is not None]
+    past = [member.model for member in members if isinstance(member.teacher, EmaTeacher)]
     shown = fixed[0].model if fixed and fixed[0].class_map is None else None
     with unchanged(fixed):
         train(
@@ -134,7 +144,10 @@ def _pairs(
     build = partial(build_pairs, ignore_index=facts.ignore_index, num_classes=facts.num_classes, iters=config.iters)
     if len(members) == 1:
         run = tried(members[0].teacher)
-        pairs = build(output_pairs(config, run), features, run, class_map=members[0].class_map)
+        wanted = output_pairs(config, run)
+        if isinstance(members[0].teacher, CachedTeacher):
+            check_asked(members[0].teacher, wanted, features)
+        pairs = build(wanted, features, run, class_map=members[0].class_map)
         _show(pairs, run)
         return pairs
     mean = config.distill.combine == "mean"

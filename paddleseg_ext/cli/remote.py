@@ -59,6 +59,10 @@ def _check_served(args: argparse.Namespace) -> None:
         raise ConfigError(f"--teacher_timeout: more than 0 seconds are expected, but got {args.teacher_timeout:g}")
     if args.teacher_engine not in (None, "auto"):
         raise ConfigError(f"--teacher_engine {args.teacher_engine}: teachers on other machines choose their own")
+    if args.teacher_cache:
+        raise ConfigError(
+            f"--teacher_cache {args.teacher_cache}: a service answers for itself; leave out one of the two"
+        )
     if args.teacher_opts and not args.teacher_config:
         raise ConfigError("--teacher_opts changes values of a --teacher_config, which is not given")
     if args.discovery:
@@ -86,8 +90,9 @@ def open_service_member(
     """
     args, distill, facts = session.args, session.config.distill, session.data.facts
     where = f"--distill_teachers {args.distill_teachers}" if args.distill_teachers else f"--discovery {args.discovery}"
-    if distill.kind != "model" or distill.teachers:
-        what = "teachers" if distill.teachers else f"teacher: {distill.kind}"
+    if distill.kind != "model" or distill.teachers or distill.cache:
+        kind = f"teacher.cache: {distill.cache}" if distill.cache else f"teacher: {distill.kind}"
+        what = "teachers" if distill.teachers else kind
         raise ConfigError(f"{where}: {session.config.path} has distill.{what} already; leave out one of the two")
     file = (
         configuration.load(args.teacher_config, opts=args.teacher_opts, model_only=True)

@@ -3,11 +3,12 @@
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from paddle import nn
 
 from paddleseg_ext import config as configuration
+from paddleseg_ext.cli.cached import cache_folder, check_teacher, open_cached
 from paddleseg_ext.cli.training import Session
 from paddleseg_ext.config import Component, Config, FeaturePair, TeacherSpec
 from paddleseg_ext.data.build import dataset_facts
@@ -36,7 +37,7 @@ _NEAR_CHANCE = 1.25  # its mIoU over that of the best constant prediction
 class Member:
     """One teacher: what it is called, counts for and was made from.
 
-    `config` is None for the student's own past; `model` and `component` are for a teacher that a service stands for.
+    `config` is None for the student's own past; `model` and `component` are where stored outputs or a service stand for it.
     """
 
     name: str
@@ -64,6 +65,9 @@ def open_teachers(
     """
     distill, given = session.config.distill, session.args.teacher_config
     where = f"{session.config.path}: distill"
+    folder = cache_folder(session)
+    if folder is not None:
+        return [_cached(session, folder, adaptor, batch, stack)]
     if distill.kind == "ema":
         if given:
             raise ConfigError(f"{where}.teacher: 'ema' makes its own teacher; leave out --teacher_config {given}")
@@ -72,7 +76,8 @@ def open_teachers(
         raise ConfigError(f"{where}.teachers has the teachers' files; leave out --teacher_config {given}")
     if not distill.teachers and not given:
         raise ConfigError(
-            f"--teacher_config is missing (or distill.teachers, or distill.teacher: ema, in {session.config.path})"
+            "--teacher_config is missing (or distill.teachers, or distill.teacher: ema, in "
+            f"{session.config.path}, or --teacher_cache)"
         )
     specs = distill.teachers or (TeacherSpec("teacher", given, None, 1.0, None, where),)
     return [_member(session, spec, adaptor, batch, stack) for spec in specs]
@@ -80,11 +85,8 @@ def open_teachers(
 
 def show_teacher(session: Session, member: Member) -> None:
     """With --do_eval, measure a teacher that was trained before; warn where it seems not to be."""
-    assert member.config is not None and member.model is not None
-    if member.report is None:
-        _log.warning("the %s has no weights: %s has no model.pretrained", member.name, member.config.path)
-    elif member.report.matched < _FEW_WEIGHTS * member.report.total:
-        _log.warning("the %s's weights hardly fit: %s", member.name, member.report)
+    assert member.model is not None
+    warn_of_weights(member)
     measure(session, member, member.model)
 
 
@@ -102,6 +104,15 @@ def measure(session: Session, member: Member, model: nn.Layer) -> None:
             "the %s's mIoU of %.4f is near chance (%.4f for always the commonest class): is it really trained?",
             *(member.name, metrics.miou, metrics.chance),
         )
+
+
+def warn_of_weights(member: Member) -> None:
+    """Warn where a teacher that was trained before has no weights, or few of them."""
+    assert member.config is not None
+    if member.report is None:
+        _log.warning("the %s has no weights: %s has no model.pretrained", member.name, member.config.path)
+    elif member.report.matched < _FEW_WEIGHTS * member.report.total:
+        _log.warning("the %s's weights hardly fit: %s", member.name, member.report)
 
 
 def _member(session: Session, spec: TeacherSpec, adaptor: type[AdaptorBase], batch: Batch, stack: ExitStack) -> Member:
@@ -132,6 +143,23 @@ def _member(session: Session, spec: TeacherSpec, adaptor: type[AdaptorBase], bat
         teacher = ModelTeacher(model, caught, own)
     component = component.with_params(num_classes=classes)
     return Member(spec.name, spec.weight, teacher, model, component, file, report, class_map)
+
+
+def _cached(session: Session, folder: str, adaptor: type[AdaptorBase], batch: Batch, stack: ExitStack) -> Member:
+    """The teacher as it was stored; the one of --teacher_config, where it is given, must be the same and can be measured."""
+    given, facts, mapping = session.args.teacher_config, session.data.facts, session.config.distill.class_map
+    teacher = open_cached(session, folder)
+    where = f"{session.config.path}: distill"
+    if given:
+        member = _member(session, TeacherSpec("teacher", given, None, 1.0, None, where), adaptor, batch, stack)
+        assert isinstance(member.teacher, ModelTeacher)
+        assert member.component is not None
+        check_teacher(teacher, member.teacher, member.component, given)
+        return replace(member, teacher=teacher)
+    manifest, class_map = teacher.store.manifest, None
+    if mapping is not None:
+        class_map = ClassMap(mapping, manifest.classes, facts.num_classes, facts.ignore_index, f"{where}.class_map")
+    return Member("teacher", 1.0, teacher, None, None, None, None, class_map)
 
 
 def _ema(session: Session, student: nn.Layer, adaptor: type[AdaptorBase], batch: Batch, stack: ExitStack) -> Member:

@@ -149,15 +149,26 @@ def train(
     env.wait_for_all()
 
 
+def load_train_set(config: Config, with_unlabelled: bool) -> paddle.io.Dataset:
+    """The images that are trained on, every file of them checked.
+
+    Raises:
+        ConfigError, DataError
+    """
+    assert config.train_dataset is not None
+    train_set = build_dataset(config.train_dataset)
+    if with_unlabelled and config.distill.unlabelled:
+        root = config.train_dataset.params.get("dataset_root") or ""
+        train_set = WithUnlabelled(train_set, config.distill.unlabelled, root, f"{config.path}: distill.unlabelled")
+    return train_set
+
+
 def _load_data(config: Config, args: argparse.Namespace, with_unlabelled: bool) -> Data:
     facts = agreed_facts(config)
     assert config.train_dataset is not None
     if args.do_eval and config.val_dataset is None:
         raise ConfigError(f"{config.path}: --do_eval needs the key 'val_dataset'")
-    train_set = build_dataset(config.train_dataset)
-    if with_unlabelled and config.distill.unlabelled:
-        root = config.train_dataset.params.get("dataset_root") or ""
-        train_set = WithUnlabelled(train_set, config.distill.unlabelled, root, f"{config.path}: distill.unlabelled")
+    train_set = load_train_set(config, with_unlabelled)
     val_set = build_dataset(config.val_dataset) if args.do_eval and config.val_dataset else None
     return Data(train_set, val_set, facts)
 

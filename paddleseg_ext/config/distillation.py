@@ -40,6 +40,8 @@ def read_distillation(raw: RawConfig) -> Distillation:
     teachers = _teachers(raw)
     names = [spec.name for spec in teachers]
     teacher = _teacher(raw)
+    if teachers and teacher.get("cache"):
+        raise ConfigError(f"{raw.where(('distill', 'teacher', 'cache'))}: of one teacher; leave distill.teachers out")
     if teachers and teacher["kind"] != "model":
         kind = teacher["kind"]
         raise ConfigError(f"{raw.where(('distill', 'teacher'))}: '{kind}' has one teacher; leave distill.teachers out")
@@ -70,7 +72,7 @@ def _teacher(raw: RawConfig) -> dict[str, Any]:
         return {"kind": "model"}
     if isinstance(given, str):
         return {"kind": _choice(raw, key, _KINDS)}
-    section = mapping(raw, key, ("type", "decay", "engine", *_BOUNDS))
+    section = mapping(raw, key, ("type", "decay", "engine", "cache", *_BOUNDS))
     found: dict[str, Any] = {"kind": _choice(raw, (*key, "type"), _KINDS) if "type" in section else "model"}
     if "decay" in section:
         found["decay"] = _within(raw, (*key, "decay"), 1)
@@ -80,12 +82,22 @@ def _teacher(raw: RawConfig) -> dict[str, Any]:
             )
     if "engine" in section:
         found["engine"] = _choice(raw, (*key, "engine"), ENGINES)
+    if section.get("cache"):
+        found["cache"] = _text(raw, (*key, "cache"))
+        if "engine" in section:
+            raise ConfigError(
+                f"{raw.where((*key, 'engine'))}: no engine runs where `cache` has the outputs; leave one out"
+            )
     found["bounds"] = {name: _within(raw, (*key, name), 1) for name in _BOUNDS if name in section}
     for name in ("engine", *_BOUNDS):
         if name in section and found["kind"] != "model":
             raise ConfigError(
                 f"{raw.where((*key, name))}: an engine runs a teacher of type 'model', not '{found['kind']}'"
             )
+    if "cache" in found and found["kind"] != "model":
+        raise ConfigError(
+            f"{raw.where((*key, 'cache'))}: stored are outputs of a teacher of type 'model', not '{found['kind']}'"
+        )
     return found
 
 

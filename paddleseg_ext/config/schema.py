@@ -89,7 +89,8 @@ class Distillation:
 
     kind: 'model', the teacher is trained already; 'ema', it is the mean of the student's own weights over time, with `decay`;
     'mutual', it is trained together with the student. engine: what runs a trained teacher, 'auto'
-    the fastest that agrees with it; bounds: how far it may differ, by the names of inference.select.Bounds. combine: of several
+    the fastest that agrees with it; bounds: how far it may differ, by the names of inference.select.Bounds. cache: a folder of
+    its stored outputs, which stand for it. combine: of several
     teachers, 'mean' of their probabilities or 'each'
     by itself. class_map: teacher classes to student classes, the others left out; None where they are the same. unlabelled:
     a list of images that have no labels and are learnt from the teacher alone.
@@ -101,6 +102,7 @@ class Distillation:
     decay: float = 0.999
     engine: str = "auto"
     bounds: Mapping[str, float] = field(default_factory=dict)
+    cache: str | None = None
     teachers: tuple[TeacherSpec, ...] = ()
     combine: str = "mean"
     class_map: Mapping[int, int] | None = None

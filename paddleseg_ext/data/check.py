@@ -94,9 +94,7 @@ def _problem(image: str, label: str | None, classes: int, ignore_index: int, kno
     """What is wrong with one sample, or None."""
     try:
         with Image.open(image) as opened:
-            size = opened.size
-            if _is_turned(opened):
-                size = size[1], size[0]
+            size = size_of(opened)
     except Exception as error:
         return f"{image}: not a readable image ({type(error).__name__})"
     if label is None:
@@ -114,6 +112,12 @@ def _problem(image: str, label: str | None, classes: int, ignore_index: int, kno
     if not known_labels:
         return None
     return _out_of_range(values, label, classes, ignore_index)
+
+
+def size_of(image: Image.Image) -> tuple[int, int]:
+    """Width and height as PaddleSeg reads an image."""
+    width, height = image.size
+    return (height, width) if _is_turned(image) else (width, height)
 
 
 def _is_turned(image: Image.Image) -> bool:

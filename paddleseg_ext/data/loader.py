@@ -9,6 +9,7 @@ import numpy as np
 import paddle
 from paddle.io import DataLoader, Dataset
 
+from paddleseg_ext.data.geometry import KEY as GEOMETRY
 from paddleseg_ext.data.sampler import ResumableSampler, SampleKey
 from paddleseg_ext.errors import DataError
 from paddleseg_ext.types import Batch
@@ -95,7 +96,10 @@ class TrainLoader:
         return batch
 
     def _to_batch(self, arrays: Sample, iteration: int = 0) -> Batch:
-        tensors = {key: paddle.to_tensor(value) for key, value in arrays.items() if key != "index"}
+        # How images were transformed is read on the host: as a tensor, it would have to be waited for.
+        tensors = {
+            k: np.asarray(v) if k == GEOMETRY else paddle.to_tensor(v) for k, v in arrays.items() if k != "index"
+        }
         images, labels = tensors.pop("img"), tensors.pop("label").astype("int64")
         return Batch(images, labels, self.files(np.asarray(arrays["index"]).tolist()), tensors, iteration)
 

@@ -76,7 +76,7 @@ def evaluate(
     model.eval()
     try:
         mine = indices[env.rank() :: env.world_size()]
-        for count, (index, sample) in enumerate(_prefetched(dataset, mine, num_workers)):
+        for count, (index, sample) in enumerate(prefetched(dataset, mine, num_workers)):
             prediction = predict(model, sample, test_config, precision)
             confusion += pixel_counts(dataset, index, sample, prediction)
             seen(count + 1)
@@ -144,7 +144,7 @@ def _infer(
         )
 
 
-def _prefetched(dataset: Any, indices: list[int], num_workers: int) -> Iterator[tuple[int, dict[str, Any]]]:
+def prefetched(dataset: Any, indices: list[int], num_workers: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """Samples in order, read by threads a few ahead; decoding releases the interpreter's lock."""
     ahead = 2 * max(num_workers, 1)
     with ThreadPoolExecutor(max(num_workers, 1)) as pool:

@@ -51,7 +51,23 @@ def _die_in_save(number: int) -> None:
     paddle.save = counted
 
 
+def _die_in_sync(number: int) -> None:
+    """Kill this process when it is about to bring its `number`-th file to the disk: written, and not in its place yet."""
+    sync, count = os.fsync, 0
+
+    def counted(descriptor):
+        nonlocal count
+        count += 1
+        if count == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        sync(descriptor)
+
+    os.fsync = counted
+
+
 if __name__ == "__main__":
+    if "DIE_IN_SYNC" in os.environ:
+        _die_in_sync(int(os.environ["DIE_IN_SYNC"]))
     if "DIE_IN_SAVE" in os.environ:
         _die_in_save(int(os.environ["DIE_IN_SAVE"]))
     sys.argv = sys.argv[1:]

@@ -205,6 +205,8 @@ def test_the_kind_of_teacher_and_its_engine(load):
     assert load("distill: {teacher: mutual}").distill.kind == "mutual"
     ema = load("distill: {teacher: {type: ema, decay: 0.9}}").distill
     assert (ema.kind, ema.decay) == ("ema", 0.9)
+    stored = load("distill: {teacher: {cache: some/folder}}").distill
+    assert (stored.kind, stored.cache) == ("model", "some/folder")
     engine = load("distill: {teacher: {engine: openvino, max_error: 0.1}}").distill
     assert (engine.kind, engine.engine, engine.bounds) == ("model", "openvino", {"max_error": 0.1})
 
@@ -226,6 +228,9 @@ def test_auto_is_a_recipe_for_any_pair(load):
         ("outptus: []", "unknown key 'outptus'; closest: 'outputs'"),
         ("teacher: emma", "distill.teacher: one of model, ema, mutual is expected, but got 'emma'; closest: 'ema'"),
         ("teacher: {type: ema, decay: 1.5}", "distill.teacher.decay: 0 to 1 is expected, but got 1.5"),
+        ("teacher: {type: ema, cache: x}", "teacher.cache: stored are outputs of a teacher of type 'model', not 'ema'"),
+        ("teacher: {engine: auto, cache: x}", "teacher.engine: no engine runs where `cache` has the outputs; leave"),
+        ("teacher: {cache: x}, teachers: [{config: t}]", "teacher.cache: of one teacher; leave distill.teachers out"),
         ("teacher: {decay: 0.5}", "distill.teacher.decay: below 1, of an 'ema' teacher, but got 0.5"),
         ("teacher: {engine: tensorrt}", "distill.teacher.engine: one of auto, model, paddle, openvino, onnxruntime"),
         ("teacher: {type: ema, engine: auto}", "an engine runs a teacher of type 'model', not 'ema'"),
