@@ -58,7 +58,9 @@ def write_report(runs: Sequence[Run], save_dir: Path, images: int | None, exampl
     except OSError as error:
         raise ConfigError(f"--save_dir {save_dir}: cannot be made: {error.strerror}") from None
     component, facts = _val_set(runs)
-    notes: list[str] = []
+    notes = [
+        f"{run.name} has another val set; here it is judged on that of {runs[0].name}." for run in _strangers(runs)
+    ]
     subjects = subjects_of(runs, facts, notes)
     compared = comparison_of(subjects)
     dataset = build_dataset(component)
@@ -109,6 +111,11 @@ def _val_set(runs: Sequence[Run]) -> tuple[Component, DatasetFacts]:
                 f"{found[0][1].num_classes}"
             )
     return found[0]
+
+
+def _strangers(runs: Sequence[Run]) -> list[Run]:
+    """Runs whose own evaluations were on another val set, or of images made ready in another way, than the first's."""
+    return [run for run in runs if run.config.resolved["val_dataset"] != runs[0].config.resolved["val_dataset"]]
 
 
 def _judged(subjects: Sequence[Subject], dataset: Any, run: Run, indices: Sequence[int]) -> dict[str, Judged]:

@@ -143,6 +143,17 @@ def test_one_run_alone_makes_a_page_without_a_comparison(report):
     assert "by distillation" not in text and '<section id="features">' not in text
 
 
+def test_a_run_with_another_val_set_is_judged_on_that_of_the_first_and_this_is_said(runs, report):
+    def fewer(folder):
+        record = json.loads((folder / "provenance.jsonl").read_text())
+        record["config"]["resolved"]["val_dataset"]["val_path"] = "nowhere.txt"
+        (folder / "provenance.jsonl").write_text(json.dumps(record) + "\n")
+
+    text = report("alone", spoilt(runs, "elsewhere", fewer), save_dir="both", args=["--examples", "1"])
+    assert "elsewhere has another val set; here it is judged on that of alone." in text
+    assert "alone has another" not in text
+
+
 KL = {"loss": {"type": "KLLoss"}}
 
 
