@@ -106,7 +106,8 @@ def predictors(args: argparse.Namespace, folder: ServedFolder) -> list[Predictor
         raise ConfigError(f"--gpu_ids {args.gpu_ids}: numbers with commas between them are expected, such as 0,1")
     cards: list[int | None] = [int(word) for word in words] or [None]
     count = max(args.thread, len(cards))
-    threads = max(len(os.sched_getaffinity(0)) // count, 1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = max(cores // count, 1)
     options = [
         PredictorOptions(args.engine or "", args.precision, cards[i % len(cards)], threads, args.mem_optim)
         for i in range(count)
