@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "inference": {"config", "models", "distill.recorder", "distill.adaptor", "distill.user_file"},
     "static": {"compat.old_ir_ops", "losses.functional", "models.safe_load"},
     "service": set(),
-    "teachers": {"distill.recorder", "distill.own_resolution", "inference", "service"},
+    "teachers": {"distill.recorder", "distill.own_resolution", "losses.functional", "inference", "service"},
     "engine": {"config", "registry", "losses.task", "models.safe_load", "models.weights"},
     "report": {
         "config",

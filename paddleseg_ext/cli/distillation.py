@@ -30,6 +30,7 @@ from paddleseg_ext.errors import ConfigError
 from paddleseg_ext.losses import Loss
 from paddleseg_ext.models.weights import digest
 from paddleseg_ext.teachers import ModelTeacher, PeerTeacher, SeveralTeachers
+from paddleseg_ext.teachers.engine import Wanted
 from paddleseg_ext.types import Batch, Teacher
 
 _log = logging.getLogger(__name__)
@@ -158,8 +159,9 @@ def _quick(session: Session, member: Member, members: Sequence[Member], pairs: S
     if len(members) > 1:
         prefix = f"{member.name}/"
         keys = [name.removeprefix(prefix) for name in keys if name.startswith(prefix)]
-    outputs = len(member.teacher(batch).logits)
-    return faster(session, member.name, member.teacher, member.component, outputs, dict.fromkeys(keys))
+    shapes = [logits.shape for logits in member.teacher(batch).logits]
+    wanted = Wanted.of(member.teacher, batch.images.shape[2:], shapes, dict.fromkeys(keys))
+    return faster(session, member.name, member.teacher, member.component, wanted)
 
 
 def _recorded(pair: Pair, caught: Recorder, members: Sequence[Member]) -> dict[str, Any]:
