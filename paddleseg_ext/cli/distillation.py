@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import paddle
-from paddle import nn
+from paddle import Tensor, nn
 
 from paddleseg_ext.cli.engines import faster
 from paddleseg_ext.cli.teachers import Member, open_teachers, show_teacher
@@ -159,8 +159,9 @@ def _quick(session: Session, member: Member, members: Sequence[Member], pairs: S
     if len(members) > 1:
         prefix = f"{member.name}/"
         keys = [name.removeprefix(prefix) for name in keys if name.startswith(prefix)]
-    shapes = [logits.shape for logits in member.teacher(batch).logits]
-    wanted = Wanted.of(member.teacher, batch.images.shape[2:], shapes, dict.fromkeys(keys))
+    shapes = [x.shape if isinstance(x, Tensor) else () for x in member.teacher(batch).logits]
+    used = {pair.teacher for pair in pairs if isinstance(pair.teacher, int)} if len(members) == 1 else None
+    wanted = Wanted.of(member.teacher, batch.images.shape[2:], shapes, dict.fromkeys(keys), used)
     return faster(session, member.name, member.teacher, member.component, wanted)
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import paddle
@@ -23,30 +23,39 @@ _LIVES = 2  # of an engine's process; what ends it twice would end it again
 class Wanted:
     """What an engine must give to stand for a teacher's layer.
 
-    names: of the tensors, the number of an output or what the recorder calls it, each once; the first is the first output's
-    logits. logits, features: which of them are the outputs, in their order, and the features, by key. enlarged: the numbers
-    of the outputs that are resized to the image afterwards: not every engine takes the resize that most models end in.
+    names: of the tensors, the number of an output or what the recorder calls it, each once; outputs first. logits, features:
+    which of them are the outputs, in their order, None for one that is not wanted, and the features, by key. enlarged: the
+    numbers of the outputs that are resized to the image afterwards: not every engine takes the resize that most models end in.
     """
 
     names: Sequence[str]
-    logits: Sequence[int]
+    logits: Sequence[int | None]
     features: Mapping[str, int]
     enlarged: frozenset[int] = frozenset()
 
     @classmethod
     def of(
-        cls, layer: ModelTeacher, size: Sequence[int], outputs: Sequence[Sequence[int]], keys: Iterable[str]
+        cls,
+        layer: ModelTeacher,
+        size: Sequence[int],
+        outputs: Sequence[Sequence[int]],
+        keys: Iterable[str],
+        used: Collection[int] | None = None,
     ) -> "Wanted":
-        """All outputs, at the network's own resolution where it is known, and the features of these keys.
+        """Outputs, at the network's own resolution where it is known, and the features of these keys.
 
-        `size`: height and width of images; `outputs`: the shapes of the layer's outputs for them.
+        `size`: height and width of images; `outputs`: the shapes of the layer's outputs for them, empty for one that is no
+        tensor; `used`: the numbers of those that are wanted, by default all.
         """
-        enlarged = {i for i in layer.enlarged & layer.own.keys() if list(outputs[i][2:]) == list(size)}
+        used = range(len(outputs)) if used is None else used
+        enlarged = {i for i in layer.enlarged & layer.own.keys() if i in used and list(outputs[i][2:]) == list(size)}
         own = {i: name for i, name in layer.own.items() if i in enlarged or i not in layer.enlarged}
-        logits = [own.get(index, str(index)) for index in range(len(outputs))]
-        names = list(dict.fromkeys([*logits, *keys]))
+        logits = [own.get(index, str(index)) if index in used else None for index in range(len(outputs))]
+        keys = list(keys)
+        names = list(dict.fromkeys([*(name for name in logits if name is not None), *keys]))
         features = {key: names.index(key) for key in keys}
-        return cls(names, [names.index(name) for name in logits], features, frozenset(enlarged))
+        numbers = [None if name is None else names.index(name) for name in logits]
+        return cls(names, numbers, features, frozenset(enlarged))
 
     def by_layer(self, layer: ModelTeacher) -> Callable[[Tensor], list[Tensor]]:
         """The same tensors by the layer."""
@@ -60,8 +69,8 @@ class Wanted:
         return run
 
     def logits_of(self, tensors: Sequence[Tensor], images: Tensor) -> list[Tensor]:
-        """The outputs as the layer gives them."""
-        logits = [tensors[index] for index in self.logits]
+        """The outputs as the layer gives them; one that is not wanted is empty."""
+        logits = [paddle.zeros([0]) if index is None else tensors[index] for index in self.logits]
         size = (images.shape[2], images.shape[3])
         return [resize(x, size) if index in self.enlarged else x for index, x in enumerate(logits)]
 
