@@ -203,7 +203,7 @@ def _balance_check(session: Session, distiller: Distiller) -> list[Hook]:
     """A hook that shows, early in training, how much each loss weighs, and warns of one that does nothing or everything."""
 
     def show(batch: Batch) -> None:
-        shares = term_shares(distiller, distiller.student, batch)
+        shares = term_shares(distiller, distiller.student, batch.parts(session.args.accumulate)[0])
         _log.info("[BALANCE] %s", "; ".join(map(str, shares)))
         for share in shares if len(shares) > 1 else ():
             if share.warning:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,9 @@ def component(value: Any) -> Any:
 
 
 def key(job: ExportJob, weights: str, kind: str) -> str:
-    """What an export depends on, as a name: a stale one has another."""
+    """What an export depends on, as a name: a stale one has another. Only a fixed one depends on the size of the images."""
+    shape = job.shape if kind.endswith("-fixed") else job.shape[1:2]
+    job = replace(job, shape=shape)
     adaptor = Path(job.distill_config).read_bytes().hex() if job.distill_config else None
     content = json.dumps([asdict(job), weights, adaptor, kind, _versions()], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:32]

@@ -80,6 +80,11 @@ class Worker:
         return self._answer()
 
     @property
+    def process(self) -> int:
+        """Its number."""
+        return self._child.pid
+
+    @property
     def is_alive(self) -> bool:
         """Whether it can be asked again."""
         return self._child.poll() is None

@@ -284,8 +284,11 @@ def test_an_export_is_made_once_and_a_changed_model_is_exported_anew(model, cach
 
     monkeypatch.setattr(jobs.subprocess, "run", refused)
     assert export(make_job(), model, weights, "paddle", cache)[0] == folder
-    for other in (make_job(wanted=("head",)), make_job(shape=(1, 3, 64, 64)), make_job(num_classes=4)):
+    for other in (make_job(wanted=("head",)), make_job(names=("head",)), make_job(num_classes=4)):
         assert key(other, weights, "paddle") != key(make_job(), weights, "paddle")
+    other = make_job(shape=(1, 3, 64, 64))  # one export is for images of any size, unless it is for one alone
+    assert key(other, weights, "paddle") == key(make_job(), weights, "paddle")
+    assert key(other, weights, "paddle-fixed") != key(make_job(), weights, "paddle-fixed")
     with pytest.raises(AssertionError):
         export(make_job(), model, "other weights", "paddle", cache)
     assert not list(cache.glob(".making_*"))
