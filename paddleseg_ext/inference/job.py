@@ -28,7 +28,7 @@ FORMATS = ("paddle", "onnx")
 """'paddle' is a model of Paddle's old IR, which paddle.inference runs with oneDNN; 'onnx' is for OpenVINO and ONNX Runtime."""
 
 _SECONDS = 300  # an export that takes longer hangs
-_PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "paddleseg", "paddle2onnx")
+_PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "paddleseg", "paddle2onnx", "openvino")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
 """Inference engines behind one call, NumPy in and out. Each is imported where it is started, and nothing else is."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +13,7 @@ import numpy as np
 ArrayRunner = Callable[[np.ndarray], Sequence[np.ndarray]]
 """float32 [N, C, H, W] to the tensors that were wanted of the model, in their order. Raises where the engine does."""
 
+_SECONDS = 100  # for a conversion
 # What oneDNN's bf16 passes may touch: with more, they crash on some models.
 _BF16 = {"conv2d", "fused_conv2d", "depthwise_conv2d"}
 
@@ -49,6 +53,7 @@ def openvino_runner(folder: Path, precision: str, threads: int, device: str) -> 
     """OpenVINO on the CPU, compiled once for each shape of images."""
     import openvino
 
+    file = _halved(folder) if precision == "bf16" else folder / "model.onnx"
     core = openvino.Core()
     options = {
         "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "fp32": "f32"}[precision],
@@ -59,7 +64,7 @@ def openvino_runner(folder: Path, precision: str, threads: int, device: str) -> 
 
     def run(images: np.ndarray) -> list[np.ndarray]:
         if images.shape not in compiled:
-            model = core.read_model(str(folder / "model.onnx"))
+            model = core.read_model(str(file))
             if model.is_dynamic():
                 model.reshape(list(images.shape))
             compiled[images.shape] = core.compile_model(model, "CPU", options)
@@ -67,6 +72,24 @@ def openvino_runner(folder: Path, precision: str, threads: int, device: str) -> 
         return [np.asarray(given[i]) for i in range(len(given))]
 
     return run
+
+
+def _halved(folder: Path) -> Path:
+    """An export with its weights in fp16, half the memory, of which bf16 keeps less still; the ONNX file where there is none.
+
+    Made once, by a process whose own memory, several times the weights', is given back.
+    """
+    made, part = folder / "model.xml", folder / f"making_{os.getpid()}.xml"
+    if not made.exists():
+        convert = "import openvino, sys; openvino.save_model(openvino.Core().read_model(sys.argv[1]), sys.argv[2])"
+        command = [sys.executable, "-c", convert, str(folder / "model.onnx"), str(part)]
+        subprocess.run(command, capture_output=True, timeout=_SECONDS)
+        if not part.exists():
+            return folder / "model.onnx"
+        # Another process that does the same writes the same; what it reads is whole.
+        os.replace(part.with_suffix(".bin"), made.with_suffix(".bin"))
+        os.replace(part, made)
+    return made
 
 
 def onnxruntime_runner(folder: Path, precision: str, threads: int, device: str) -> ArrayRunner:
