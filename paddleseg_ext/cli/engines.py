@@ -76,7 +76,10 @@ def faster(session: Session, name: str, layer: ModelTeacher, component: Componen
     chosen = known[env.from_first(known.index(choice.name))]
     if env.rank() != 0 and chosen != "layer":
         choice = select(contest, [chosen])
-    return layer if choice.run is None else EngineTeacher(layer, choice.run, wanted, env.use_all_cores)
+    if choice.run is None:
+        return layer
+    size = (images[0].shape[2], images[0].shape[3])
+    return EngineTeacher(layer, choice.run, wanted, env.use_all_cores, contest.bounds, size)
 
 
 def cache_folder() -> Path:

@@ -23,6 +23,7 @@ from paddleseg_ext.config import Component
 from paddleseg_ext.distill.adaptor import AdaptorBase
 from paddleseg_ext.distill.recorder import Recorder
 from paddleseg_ext.distill.user_file import load_user_file
+from paddleseg_ext.inference.pooling import exact_pooling
 
 FORMATS = ("paddle", "onnx")
 """'paddle' is a model of Paddle's old IR, which paddle.inference runs with oneDNN; 'onnx' is for OpenVINO and ONNX Runtime."""
@@ -150,7 +151,7 @@ def run_job(work: Path, kind: str) -> None:
     model.eval()
     adaptor = load_user_file(job.distill_config).teacher_adaptor if job.distill_config else AdaptorBase
     shape = list(job.shape) if kind.endswith("-fixed") else [None, job.shape[1], None, None]
-    with Recorder(adaptor(model), job.names) as recorder:
+    with Recorder(adaptor(model), job.names) as recorder, exact_pooling():
         layer = Wanted(model, recorder, job.wanted)
         layer.eval()
         specification = [paddle.static.InputSpec(shape, "float32", name="x")]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import paddle
 from paddle import Tensor
 
-from paddleseg_ext.inference.select import Engine
+from paddleseg_ext.inference.select import Bounds, Engine, compare, exceeds
 from paddleseg_ext.inference.worker import EngineError, Worker
 from paddleseg_ext.losses.functional import resize
 from paddleseg_ext.teachers.model import ModelTeacher
@@ -79,15 +79,27 @@ class EngineTeacher:
     """A teacher whose tensors an engine computes.
 
     Args:
-        layer: the teacher itself, which answers where the engine cannot: batches of another shape than it was made for, and all
-            from the moment when it has died twice.
+        layer: the teacher itself, which answers where the engine cannot: images of a size for which it is not within the bounds,
+            and all from the moment when it has died twice.
         run: the engine.
         wanted: what it gives.
         reset: called after each run; an engine in this process changes its settings, such as Paddle's number of threads.
+        bounds: how far it may be from the layer. Images of each other size than `proved` are first given to both.
+        proved: height and width.
     """
 
-    def __init__(self, layer: ModelTeacher, run: Engine, wanted: Wanted, reset: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        layer: ModelTeacher,
+        run: Engine,
+        wanted: Wanted,
+        reset: Callable[[], None],
+        bounds: Bounds | None = None,
+        proved: tuple[int, int] | None = None,
+    ) -> None:
         self.layer, self.run, self.wanted, self.reset = layer, run, wanted, reset
+        self.bounds = bounds or Bounds()
+        self._sizes = {} if proved is None else {proved: ""}  # and what is wrong with them
         self.fallbacks, self._deaths = 0, 0
         self._asked: Batch | None = None
 
@@ -102,7 +114,7 @@ class EngineTeacher:
     @paddle.no_grad()
     def __call__(self, batch: Batch) -> TeacherOutputs:
         try:
-            tensors = self._tensors(batch)
+            tensors = self._proved(batch)
         except EngineError as error:
             if self.fallbacks == 0:
                 _log.warning("the teacher's engine: %s; the layer answers", error)
@@ -112,6 +124,19 @@ class EngineTeacher:
             self.reset()
         logits = tuple(self.wanted.logits_of(tensors, batch.images))
         return TeacherOutputs(logits, {key: tensors[index] for key, index in self.wanted.features.items()})
+
+    def _proved(self, batch: Batch) -> Sequence[Tensor]:
+        size = (batch.images.shape[-2], batch.images.shape[-1])
+        if self._sizes.get(size):
+            raise EngineError(self._sizes[size])
+        tensors = self._tensors(batch)
+        if size not in self._sizes:
+            trial = compare("", [tensors], [self.wanted.by_layer(self.layer)(batch.images)])
+            differs = exceeds(trial, self.bounds)
+            self._sizes[size] = f"differs at {size[0]}x{size[1]}: {differs}" if differs else ""
+            if differs:
+                raise EngineError(self._sizes[size])
+        return tensors
 
     def _tensors(self, batch: Batch) -> Sequence[Tensor]:
         if self._deaths >= _LIVES:

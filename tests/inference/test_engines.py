@@ -18,6 +18,7 @@ from paddleseg_ext.distill.recorder import Recorder
 from paddleseg_ext.inference import job as jobs
 from paddleseg_ext.inference import select as selection
 from paddleseg_ext.inference.job import ExportJob, component, export, key, plain
+from paddleseg_ext.inference.pooling import exact_pooling
 from paddleseg_ext.inference.runners import BACKENDS
 from paddleseg_ext.inference.select import Bounds, Contest, compare, exceeds, select
 from paddleseg_ext.inference.worker import EngineError, Worker
@@ -344,3 +345,28 @@ def test_the_same_tensor_is_wanted_once():
     assert (
         wanted.names == ["head", "1", "body"] and wanted.logits == [0, 1] and wanted.features == {"head": 0, "body": 2}
     )
+
+
+def test_a_size_that_was_not_proved_is_given_to_both_first(teacher, worker, caplog):
+    engine = EngineTeacher(teacher, worker, wanted_of(teacher), lambda: None, proved=SIZE)
+    other = batch(batches(1, size=(96, 64))[0])
+    np.testing.assert_allclose(engine(other).logits[0].numpy(), teacher(other).logits[0].numpy(), atol=1e-4)
+    assert engine.fallbacks == 0 and engine._sizes == {SIZE: "", (96, 64): ""}
+    strict = EngineTeacher(teacher, worker, wanted_of(teacher), lambda: None, Bounds(max_error=0.0), SIZE)
+    for _ in range(2):
+        assert np.array_equal(strict(other).logits[0].numpy(), teacher(other).logits[0].numpy())
+    assert strict.fallbacks == 2 and "differs at 96x64: largest error" in caplog.text
+
+
+def test_adaptive_pooling_is_written_out_and_refused_where_the_size_is_not_known():
+    paddle.seed(0)
+    x = paddle.rand([2, 3, 10, 7])
+    for size in (1, 2, 3, (6, 5), (None, 4)):
+        wanted = paddle.nn.functional.adaptive_avg_pool2d(x, size)
+        with exact_pooling():
+            given = paddle.nn.AdaptiveAvgPool2D(size)(x)
+        np.testing.assert_allclose(given.numpy(), wanted.numpy(), atol=1e-6)
+    unknown = paddle.static.InputSpec([None, 3, None, None], "float32")
+    layer = paddle.jit.to_static(paddle.nn.AdaptiveAvgPool2D(3), [unknown], full_graph=True)
+    with exact_pooling(), pytest.raises(RuntimeError, match="for images of one size alone"):
+        assert layer.forward.concrete_program
