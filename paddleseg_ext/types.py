@@ -1,7 +1,7 @@
 """What travels between the parts of a training step."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from paddle import Tensor
@@ -24,6 +24,29 @@ class Batch:
     files: tuple[str, ...] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
     iteration: int = 0
+
+    def parts(self, count: int) -> "list[Batch]":
+        """The batch as `count` equally large ones, in order.
+
+        Raises:
+            ValueError: the number of images is no multiple of it.
+        """
+        if count == 1:
+            return [self]
+        size, rest = divmod(self.images.shape[0], count)
+        if rest:
+            raise ValueError(f"{self.images.shape[0]} images cannot be divided into {count} equal parts")
+        slices = [slice(start, start + size) for start in range(0, size * count, size)]
+        return [
+            replace(
+                self,
+                images=self.images[here],
+                labels=self.labels[here],
+                files=self.files[here],
+                extra={key: value[here] for key, value in self.extra.items()},
+            )
+            for here in slices
+        ]
 
 
 @dataclass(frozen=True)

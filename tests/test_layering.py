@@ -25,12 +25,8 @@ MAY_IMPORT = {
     "static": {"compat.old_ir_ops", "losses.functional", "models.safe_load"},
     "service": set(),
     "teachers": {
-        "data.file_marks",
-        "data.geometry",
-        "distill.recorder",
-        "distill.own_resolution",
-        "inference",
-        "service",
+        *("data.file_marks", "data.geometry", "distill.recorder", "distill.own_resolution"),
+        *("losses.functional", "inference", "service"),
     },
     "engine": {"config", "registry", "losses.task", "models.safe_load", "models.weights"},
     "report": {

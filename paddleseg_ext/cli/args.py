@@ -18,6 +18,13 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--iters", type=int, help="iterations to train; default: the file's")
     add("--batch_size", type=int, help="images per batch of one card or CPU process; default: the file's")
+    add(
+        "--accumulate",
+        type=positive,
+        default=1,
+        help="batches whose gradients are averaged for one update, as one batch so many times as large",
+    )
+    add("--recompute", action="store_true", help="keep fewer activations of what is trained: less memory, more time")
     add("--learning_rate", type=float, help="start of the schedule; default: the file's")
     add("--save_dir", default="./output", help="folder for checkpoints, metrics and pictures")
     add("--save_interval", type=positive, default=1000, help="iterations between checkpoints (and evaluations)")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import paddle
-from paddle import nn
+from paddle import Tensor, nn
 
 from paddleseg_ext.cli.cached import cache_folder, check_asked, follow_images
 from paddleseg_ext.cli.engines import faster
@@ -40,6 +40,7 @@ from paddleseg_ext.teachers import (
     RemoteTeacher,
     SeveralTeachers,
 )
+from paddleseg_ext.teachers.engine import Wanted
 from paddleseg_ext.types import Batch, Teacher, TeacherOutputs
 
 _log = logging.getLogger(__name__)
@@ -108,6 +109,7 @@ def open_distillation(session: Session, student: nn.Layer, user: UserDistillatio
 def train_distilled(session: Session, student: nn.Layer, distillation: Distillation) -> None:
     """Show the teachers, train the student and make sure that what was not to learn has not."""
     step, members = distillation.step, distillation.members
+    served = next((member.teacher for member in members if isinstance(member.teacher, RemoteTeacher)), None)
     fixed = [member for member in members if member.is_fixed]
     for member in fixed:
         show_teacher(session, member)
@@ -126,7 +128,7 @@ def train_distilled(session: Session, student: nn.Layer, distillation: Distillat
             pairs=distillation.record,
             teachers=[_recorded_teacher(member) for member in members if member.config is not None],
             further_hooks=_balance_check(session, step),
-            ahead=step.teacher.ahead() if isinstance(step.teacher, RemoteTeacher) else None,
+            ahead=served.ahead() if served is not None else None,
         )
     for member in members:
         if isinstance(member.teacher, PeerTeacher) and env.rank() == 0:
@@ -178,17 +180,18 @@ def _as_one(session: Session, members: Sequence[Member]) -> SeveralTeachers:
 
 def _quick(session: Session, member: Member, members: Sequence[Member], pairs: Sequence[Pair], batch: Batch) -> Teacher:
     """A member's teacher by the engine that suits it, where it was trained before; a service gives what is used alone."""
+    keys = [name for pair in pairs if not isinstance(pair.teacher, int) for name in names(pair.teacher)]
     if isinstance(member.teacher, RemoteTeacher):
-        used = [name for pair in pairs if not isinstance(pair.teacher, int) for name in names(pair.teacher)]
-        return member.teacher.only(1 + max((p.teacher for p in pairs if isinstance(p.teacher, int)), default=-1), used)
+        return member.teacher.only(1 + max((p.teacher for p in pairs if isinstance(p.teacher, int)), default=-1), keys)
     if not member.is_fixed or not isinstance(member.teacher, ModelTeacher) or member.component is None:
         return member.teacher
-    keys = [name for pair in pairs if not isinstance(pair.teacher, int) for name in names(pair.teacher)]
     if len(members) > 1:
         prefix = f"{member.name}/"
         keys = [name.removeprefix(prefix) for name in keys if name.startswith(prefix)]
-    outputs = len(member.teacher(batch).logits)
-    return faster(session, member.name, member.teacher, member.component, outputs, dict.fromkeys(keys))
+    shapes = [x.shape if isinstance(x, Tensor) else () for x in member.teacher(batch).logits]
+    used = {pair.teacher for pair in pairs if isinstance(pair.teacher, int)} if len(members) == 1 else None
+    wanted = Wanted.of(member.teacher, batch.images.shape[2:], shapes, dict.fromkeys(keys), used)
+    return faster(session, member.name, member.teacher, member.component, wanted)
 
 
 def _prepared(teacher: Teacher, prepare: Callable[[Teacher], Teacher], batch: Batch, path: str) -> Teacher:
@@ -264,7 +267,7 @@ def _balance_check(session: Session, distiller: Distiller) -> list[Hook]:
     """A hook that shows, early in training, how much each loss weighs, and warns of one that does nothing or everything."""
 
     def show(batch: Batch) -> None:
-        shares = term_shares(distiller, distiller.student, batch)
+        shares = term_shares(distiller, distiller.student, batch.parts(session.args.accumulate)[0])
         _log.info("[BALANCE] %s", "; ".join(map(str, shares)))
         for share in shares if len(shares) > 1 else ():
             if share.warning:

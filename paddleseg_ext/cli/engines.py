@@ -4,8 +4,6 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 
 from paddleseg_ext.cli.training import Session
@@ -16,7 +14,7 @@ from paddleseg_ext.engine import env
 from paddleseg_ext.engine.checkpoint import write_atomically
 from paddleseg_ext.inference.job import ExportJob, plain
 from paddleseg_ext.inference.runners import BACKENDS
-from paddleseg_ext.inference.select import Bounds, Choice, select
+from paddleseg_ext.inference.select import Bounds, Choice, Contest, select
 from paddleseg_ext.models.weights import digest
 from paddleseg_ext.teachers import EngineTeacher, ModelTeacher
 from paddleseg_ext.teachers.engine import Wanted
@@ -28,17 +26,14 @@ _WORTH = 60.0  # seconds that the layer must cost in the whole run before an eng
 _BATCHES = 2  # that are compared
 
 
-def faster(
-    session: Session, name: str, layer: ModelTeacher, component: Component, outputs: int, keys: Iterable[str]
-) -> Teacher:
+def faster(session: Session, name: str, layer: ModelTeacher, component: Component, wanted: Wanted) -> Teacher:
     """The teacher run by the engine that --teacher_engine or the file asks for, or by the layer where none will do.
 
     Args:
         name: the teacher's.
         layer: the teacher as a layer.
         component: what its model was built from.
-        outputs: how many it has.
-        keys: of the features that are used.
+        wanted: what the engine is to give.
     """
     distill = session.config.distill
     asked = session.args.teacher_engine or distill.engine
@@ -48,7 +43,6 @@ def faster(
     if asked in ("model", "layer"):
         return layer
     images = [batch.images for batch in _first_batches(session)]
-    wanted = Wanted.of(layer, outputs, list(keys))
     by_layer = wanted.by_layer(layer)
     if asked == "auto":
         by_layer(images[0])
@@ -65,13 +59,8 @@ def faster(
         distill_config=session.args.distill_config,
         shape=tuple(images[0].shape),
     )
-    choose = partial(
-        select,
-        job,
-        layer.model,
-        digest(layer.model),
-        by_layer,
-        images,
+    contest = Contest(
+        *(job, layer.model, digest(layer.model), by_layer, images),
         cache=cache_folder(),
         threads=env.threads(),
         reset=env.use_all_cores,
@@ -81,13 +70,16 @@ def faster(
     known = ["layer", *(f"{n} {precision}" for n in BACKENDS for precision in ("fp16", "bf16", "fp32"))]
     choice = Choice("layer", None)
     if env.rank() == 0:
-        choice = choose(engines=list(BACKENDS) if asked == "auto" else [asked])
+        choice = select(contest, list(BACKENDS) if asked == "auto" else [asked])
         _log.info("[ENGINE] %s: %s; %s is used", name, "; ".join(map(str, choice.trials)), choice.name)
         _write(session, name, choice.name)
     chosen = known[env.from_first(known.index(choice.name))]
     if env.rank() != 0 and chosen != "layer":
-        choice = choose(engines=[chosen])
-    return layer if choice.run is None else EngineTeacher(layer, choice.run, wanted, env.use_all_cores)
+        choice = select(contest, [chosen])
+    if choice.run is None:
+        return layer
+    size = (images[0].shape[2], images[0].shape[3])
+    return EngineTeacher(layer, choice.run, wanted, env.use_all_cores, contest.bounds, size)
 
 
 def cache_folder() -> Path:

@@ -200,8 +200,8 @@ def _onnx_here(args: argparse.Namespace, folder: Path) -> None:
     images = _images(trained, args.input_shape)
     with _layer(trained, args, images[0]) as (layer, _):
         save_onnx(static_layer(layer, _shape(args, trained)), folder / "model.onnx")
-        run = onnxruntime_runner(folder, "fp32", env.threads())
-        _check(layer, images, folder, "model.onnx", lambda image: [x.numpy() for x in run(paddle.to_tensor(image))])
+        run = onnxruntime_runner(folder, "fp32", env.threads(), "cpu")
+        _check(layer, images, folder, "model.onnx", run)
 
 
 def _shape(args: argparse.Namespace, trained: Trained) -> list[int | None]:

@@ -48,7 +48,7 @@ def _run(trial: Trial) -> None:
     config = model_config(trial.name, _NUM_CLASSES)
     trial.size = CATALOGUE[trial.name].size
     trial.backbone = _described(config["backbone"]) if "backbone" in config else "its own"
-    model, _ = build_model(_component(config, "model"), _NUM_CLASSES)
+    model, _ = build_model(component(config, "model"), _NUM_CLASSES)
     trial.parameters = sum(parameter.size for parameter in model.parameters())
     batch = _batch(trial.size)
 
@@ -57,7 +57,7 @@ def _run(trial: Trial) -> None:
     trial.train_outputs = _kinds(outputs)
     configs = loss_config(trial.name, _NUM_CLASSES, len(outputs))
     trial.losses = ", ".join(dict.fromkeys(item["type"] for item in configs))
-    losses = [WeightedLoss(registry.build(_component(item, "loss"), "loss"), 1.0) for item in configs]
+    losses = [WeightedLoss(registry.build(component(item, "loss"), "loss"), 1.0) for item in configs]
     values = TaskLoss(losses, model, "loss")(outputs, batch)
     paddle.add_n(list(values.values())).backward()
     _check_finite("loss", values)
@@ -94,9 +94,9 @@ def _batch(size: int) -> Batch:
     return Batch(paddle.to_tensor(images), paddle.to_tensor(labels), extra=extra)
 
 
-def _component(config: dict[str, Any], where: str) -> Component:
+def component(config: dict[str, Any], where: str) -> Component:
     params = {
-        key: _component(value, f"{where}.{key}") if isinstance(value, dict) and "type" in value else value
+        key: component(value, f"{where}.{key}") if isinstance(value, dict) and "type" in value else value
         for key, value in config.items()
         if key != "type"
     }

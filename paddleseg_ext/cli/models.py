@@ -5,39 +5,36 @@ import dataclasses
 import json
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from paddleseg_ext.cli.args import parser
+from paddleseg_ext.cli.engine_trial import EngineTrial, attempt_engines
 from paddleseg_ext.cli.model_trial import Trial, attempt
+from paddleseg_ext.cli.models_page import ModelRecord
 from paddleseg_ext.cli.screen import user_errors
+from paddleseg_ext.engine import env
 from paddleseg_ext.errors import ConfigError, closest
 from paddleseg_ext.models.catalogue import CATALOGUE
 
 _MODELS_PER_PROCESS = 16  # memory is given back, and importing Paddle takes as long as a few models
 _SECONDS_PER_MODEL = 180
-
-_HEAD = """# Models
-
-Made by `make models` with paddle {paddle} and paddleseg {paddleseg} on {device}: every model that PaddleSeg registers
-is built as `paddleseg_ext/models/catalogue.py` has it (a light backbone, 5 classes, no pretrained weights), trained for
-one step on 2 images with the losses named here, and run in eval mode. {good} of {all} run.
-
-- outputs: their number; what they are where not all of them are tensors.
-- stride: pixels of the input per pixel of the first output in eval mode.
-- idle: trainable tensors that get no gradient (`find_unused_parameters` for data-parallel training).
-
-| model | backbone | input | parameters (M) | outputs in training | losses | outputs in eval | stride | idle | runs |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
-"""
+_SECONDS_OF_ENGINES = 1800  # of one model's: several exports, and each engine in two precisions
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     flags = parser(__doc__ or "")
-    flags.add_argument("--only", nargs="+", metavar="NAME", help="these models; default: all, and the page is written")
-    flags.add_argument("--output", type=Path, help="the page to write; default: docs/models.md if all models are run")
+    flags.add_argument("--only", nargs="+", metavar="NAME", help="these models; default: all")
+    flags.add_argument(
+        "--engines",
+        action="store_true",
+        help="instead of training them, let engines compete for them; goes on with the models that the record lacks",
+    )
+    flags.add_argument("--again", action="store_true", help="with --engines, also those that it has")
+    flags.add_argument("--output", type=Path, help="the page to write, its record beside it; default: docs/models.md")
     flags.add_argument("--in_process", action="store_true", help=argparse.SUPPRESS)
     args = flags.parse_args(argv)
     with user_errors():
@@ -47,19 +44,53 @@ def main(argv: Sequence[str] | None = None) -> None:
                 raise ConfigError(f"--only: no model '{name}'{closest(name, CATALOGUE)}")
         if args.in_process:
             for name in names:
-                print(json.dumps(dataclasses.asdict(attempt(name))), flush=True)
+                print(json.dumps(dataclasses.asdict(_here(name, args.engines))), flush=True)
             return
-        trials = []
-        for trial in _in_processes(names):
-            trials.append(trial)
-            print(f"[{len(trials)}/{len(names)}] {trial.name}: {trial.failure or 'runs'}", flush=True)
-        output = args.output or (None if args.only else Path("docs/models.md"))
-        if output is not None:
-            output.write_text(_page(trials), encoding="utf-8")
-            print(f"wrote {output}")
+        page = args.output or (None if args.only and not args.engines else Path("docs/models.md"))
+        record = ModelRecord.read(page)
+        if args.engines:
+            names = [name for name in names if args.again or name not in record.engines]
+        trials: Iterator[Trial | EngineTrial] = _engines(names) if args.engines else _in_processes(names)
+        for count, trial in enumerate(trials, 1):
+            if isinstance(trial, EngineTrial):
+                said = trial.failure or f"{trial.engine}; " + "; ".join(trial.tried)
+                record.engines[trial.name] = trial
+            else:
+                said = trial.failure or "runs"
+                record.models[trial.name] = trial
+            print(f"[{count}/{len(names)}] {trial.name}: {said}", flush=True)
+            if page is not None:
+                record.write(page)
+        if page is not None:
+            record.write(page)
+            print(f"wrote {page}")
 
 
-def _in_processes(names: Sequence[str]) -> Iterator[Trial]:
+def _here(name: str, engines: bool) -> Trial | EngineTrial:
+    if not engines:
+        return attempt(name)
+    env.set_device("cpu")
+    with tempfile.TemporaryDirectory() as cache:
+        return attempt_engines(name, Path(cache))
+
+
+def _engines(names: Sequence[str]) -> Iterator[Trial | EngineTrial]:
+    """Each model in a process of its own."""
+    command = [sys.executable, "-m", "paddleseg_ext.cli.models", "--engines", "--in_process", "--only"]
+    for name in names:
+        try:
+            done = subprocess.run([*command, name], capture_output=True, text=True, timeout=_SECONDS_OF_ENGINES)
+        except subprocess.TimeoutExpired:
+            yield EngineTrial(name, failure=f"took more than {_SECONDS_OF_ENGINES} s")
+            continue
+        found = [line for line in done.stdout.splitlines() if line.startswith('{"name"')]
+        if found:
+            yield EngineTrial(**json.loads(found[-1]))
+        else:
+            yield EngineTrial(name, failure=f"its process ended with code {done.returncode}")
+
+
+def _in_processes(names: Sequence[str]) -> Iterator[Trial | EngineTrial]:
     """Try models in child processes: the one that kills its process is a row, and the next ones get a new process."""
     left = list(names)
     while left:
@@ -93,37 +124,6 @@ def _watch(child: subprocess.Popen[str]) -> threading.Timer:
     watch.daemon = True
     watch.start()
     return watch
-
-
-def _page(trials: list[Trial]) -> str:
-    from importlib.metadata import version
-
-    import paddle
-
-    head = _HEAD.format(
-        paddle=paddle.__version__,
-        paddleseg=version("paddleseg"),
-        device=paddle.get_device().split(":")[0].upper(),
-        good=sum(not trial.failure for trial in trials),
-        all=len(trials),
-    )
-    return head + "".join(_row(trial) for trial in trials)
-
-
-def _row(trial: Trial) -> str:
-    cells = [
-        trial.name,
-        trial.backbone,
-        f"{trial.size}x{trial.size}" if trial.size else "",
-        f"{trial.parameters / 1e6:.2f}" if trial.parameters else "",
-        trial.train_outputs,
-        trial.losses,
-        trial.eval_outputs,
-        trial.stride,
-        str(trial.idle) if trial.stride else "",
-        trial.failure or "yes",
-    ]
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
 
 if __name__ == "__main__":

@@ -131,7 +131,8 @@ def _member(session: Session, spec: TeacherSpec, adaptor: type[AdaptorBase], bat
     model.train()
     if not learns:
         model.eval()
-    own = own_logits(model, batch, _at_label_resolution(session))
+    enlarged = _at_label_resolution(session)
+    own = own_logits(model, batch, enlarged if learns else ())
     caught = stack.enter_context(
         Recorder(adaptor(model), [*_layers(session.config.distill.features, spec.name), *own.values()])
     )
@@ -140,7 +141,7 @@ def _member(session: Session, spec: TeacherSpec, adaptor: type[AdaptorBase], bat
         terms = build_task_losses(file.loss, facts.ignore_index)
         teacher = PeerTeacher(model, caught, TaskLoss(terms, model, f"{file.path}: loss"), own, facts.ignore_index)
     else:
-        teacher = ModelTeacher(model, caught, own)
+        teacher = ModelTeacher(model, caught, own, enlarged)
     component = component.with_params(num_classes=classes)
     return Member(spec.name, spec.weight, teacher, model, component, file, report, class_map)
 

@@ -32,6 +32,7 @@ from paddleseg_ext.engine.hooks import (
     VisualLog,
 )
 from paddleseg_ext.engine.optimizer import build_optimizer
+from paddleseg_ext.engine.recompute import recompute_blocks
 from paddleseg_ext.engine.trainer import Hook, Trainer
 from paddleseg_ext.errors import ConfigError, NoTeacherError
 from paddleseg_ext.losses.build import build_task_losses
@@ -80,7 +81,7 @@ def open_session(args: argparse.Namespace, config_path: str, *, with_unlabelled:
     store = CheckpointStore(args.save_dir, args.keep_checkpoint_max)
     store.prepare()
     env.join_ranks()
-    state, resumed_from = _begin(args, store, config.batch_size * env.world_size())
+    state, resumed_from = _begin(args, store, config.batch_size * args.accumulate * env.world_size())
     env.seed_everything(state.seed)
     _log.info("device %s, %d process(es), paddle %s, seed %d", device, env.world_size(), paddle.__version__, state.seed)
     return Session(args, config, data, store, state, resumed_from)
@@ -92,6 +93,8 @@ def build_model_to_train(session: Session) -> nn.Layer:
     model, _ = build_model(session.config.model, facts.num_classes, facts.img_channels)
     if env.world_size() > 1 and paddle.get_device().startswith("gpu"):
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if session.args.recompute:
+        _log.info("activations of %d blocks are computed anew in the backward", recompute_blocks(model))
     return model
 
 
@@ -125,7 +128,7 @@ def train(
     assert config.optimizer is not None and config.lr_scheduler is not None
     optimizer = build_optimizer(config.optimizer, config.lr_scheduler, step, config.iters)
     extras = extras if extras is not None and extras.state_dict() else None
-    trainer = Trainer(args.precision, state.seed, env.rank())
+    trainer = Trainer(args.precision, state.seed, env.rank(), args.accumulate)
     if session.resumed_from is not None:
         restore(session.resumed_from, model, optimizer, extras)
         if state.scaler:
@@ -134,7 +137,8 @@ def train(
     if env.rank() == 0:
         write_provenance(Path(args.save_dir), state.seed, session.resumed_from, config, teachers, pairs)
     start, ranks = state.iteration, env.world_size()
-    sampler = ResumableSampler(len(data.train), config.batch_size, state.seed, start, config.iters, env.rank(), ranks)
+    images = config.batch_size * args.accumulate
+    sampler = ResumableSampler(len(data.train), images, state.seed, start, config.iters, env.rank(), ranks)
     _log.info("%d training images, %d iterations an epoch", len(data.train), sampler.batches_per_epoch)
     own_hooks, checkpoint = _hooks(session, model, extras, optimizer, trainer, sampler, name, teacher)
     hooks = [*further_hooks, *own_hooks, checkpoint]
@@ -212,7 +216,7 @@ def _hooks(
     visual = VisualLog(folder if args.use_vdl and first else None)
     records = RecordFile(folder / "metrics.jsonl" if first else None, session.state.iteration)
     bar = ProgressBar("training", "iter", shown=first)
-    batch_size = config.batch_size * env.world_size()
+    batch_size = config.batch_size * args.accumulate * env.world_size()
     log = LogHook(args.log_iters, interval, batch_size, sampler.batches_per_epoch, records, visual, bar, writes=first)
     hooks: list[Hook] = [StopHook(args.log_iters), log]
     evaluation = None

@@ -106,9 +106,16 @@ class Distiller(nn.Layer):
         return self._teacher[0]
 
     def forward(self, batch: Batch) -> StepOutput:
-        # The teacher first: its activations are gone before the student's graph is built.
-        taught = self.teacher(batch)
-        outputs = list(self.student(batch.images))
+        ask = getattr(self.teacher, "ask", None)
+        if ask is None:
+            # The teacher first: its activations are gone before the student's graph is built.
+            taught = self.teacher(batch)
+            outputs = list(self.student(batch.images))
+        else:
+            # A teacher in another process works while the student's forward leaves cores idle.
+            ask(batch)
+            outputs = list(self.student(batch.images))
+            taught = self.teacher(batch)
         features = self.recorder.take()
         unlabelled = batch.labels == UNLABELLED
         ignored = paddle.full_like(batch.labels, self.ignore_index)

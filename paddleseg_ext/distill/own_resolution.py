@@ -18,9 +18,14 @@ def own_logits(model: nn.Layer, batch: Batch, but: Collection[int] = ()) -> dict
     """By the number of an output, the layer whose output it is before a final bilinear resize (align_corners=False).
 
     Most segmentation models end in one; losses before it see the same predictions in a small part of the elements. Found by
-    one forward in the model's present mode, its running statistics put back. Outputs that no layer explains, and those
+    two forwards in the model's present mode, its running statistics put back. Outputs that no layer explains, and those
     of `but`, are left out.
     """
+    with kept_statistics(model):
+        outputs = model(batch.images)
+    # All tensors of a forward would be as much memory as training takes, so those of another number of channels are not kept.
+    channels = {output.shape[1] for output in outputs if isinstance(output, Tensor) and output.ndim == 4}
+    del outputs
     found: dict[str, Tensor] = {}
     hooks = []
 
@@ -28,7 +33,7 @@ def own_logits(model: nn.Layer, batch: Batch, but: Collection[int] = ()) -> dict
         def after(_layer: nn.Layer, _inputs: Any, output: Any) -> None:
             parts = output if isinstance(output, list | tuple) else [output]
             for index, part in enumerate(parts):
-                if isinstance(part, Tensor) and part.ndim == 4:
+                if isinstance(part, Tensor) and part.ndim == 4 and part.shape[1] in channels:
                     key = name if len(parts) == 1 else f"{name}[{index}]"
                     found.pop(key, None)
                     found[key] = part

@@ -49,12 +49,13 @@ class Trainer:
 
     Args:
         precision: 'fp32', or 'fp16'/'bf16' for automatic mixed precision (level O1).
+        accumulate: each batch is worked through in so many equal parts, whose gradients are averaged before the update.
         seed, rank: before each iteration the global random generators are seeded from (seed, iteration, rank), so that what
             dropout and its like draw needs no state to resume.
     """
 
-    def __init__(self, precision: str = "fp32", seed: int = 0, rank: int = 0) -> None:
-        self.precision, self.seed, self.rank = precision, seed, rank
+    def __init__(self, precision: str = "fp32", seed: int = 0, rank: int = 0, accumulate: int = 1) -> None:
+        self.precision, self.seed, self.rank, self.accumulate = precision, seed, rank, accumulate
         self.scaler = paddle.amp.GradScaler(enable=precision == "fp16", init_loss_scaling=1024)
 
     def run(
@@ -91,19 +92,38 @@ class Trainer:
     def _update(
         self, step: Callable[[Batch], StepOutput], batch: Batch, optimizer: paddle.optimizer.Optimizer
     ) -> StepOutput:
-        with autocast(self.precision):
-            output = step(batch)
-        total = total_loss(output)
-        self.scaler.scale(total).backward()
+        parts = batch.parts(self.accumulate)
+        losses: dict[str, Tensor] = {}
+        for number, part in enumerate(parts, 1):
+            with _unsynchronized(step) if number < len(parts) else contextlib.nullcontext():
+                output = self._forward_backward(step, part)
+            for name, loss in output.losses.items():
+                losses[name] = losses[name] + loss if name in losses else loss
         self.scaler.step(optimizer)
         self.scaler.update()
         optimizer.clear_grad()
         scheduler = optimizer._learning_rate
         if isinstance(scheduler, paddle.optimizer.lr.ReduceOnPlateau):
-            scheduler.step(total)
+            scheduler.step(total_loss(StepOutput([], losses)))
         elif isinstance(scheduler, paddle.optimizer.lr.LRScheduler):
             scheduler.step()
-        return StepOutput(output.logits, {name: loss.detach() for name, loss in output.losses.items()})
+        return StepOutput(output.logits, losses)
+
+    def _forward_backward(self, step: Callable[[Batch], StepOutput], batch: Batch) -> StepOutput:
+        """The part's share of the losses, its gradients added to what is there."""
+        with autocast(self.precision):
+            output = step(batch)
+        share = 1 / self.accumulate
+        self.scaler.scale(total_loss(output) * share if self.accumulate > 1 else total_loss(output)).backward()
+        losses = {name: loss.detach() for name, loss in output.losses.items()}
+        if self.accumulate > 1:
+            losses = {name: loss * share for name, loss in losses.items()}
+        return StepOutput(output.logits, losses)
+
+
+def _unsynchronized(step: Callable[[Batch], StepOutput]) -> contextlib.AbstractContextManager[Any]:
+    """Gradients are exchanged between processes once for an update."""
+    return step.no_sync() if isinstance(step, paddle.DataParallel) else contextlib.nullcontext()
 
 
 def total_loss(output: StepOutput) -> Tensor:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,13 @@ from paddleseg_ext.config import Component
 from paddleseg_ext.distill.adaptor import AdaptorBase
 from paddleseg_ext.distill.recorder import Recorder
 from paddleseg_ext.distill.user_file import load_user_file
+from paddleseg_ext.inference.pooling import exact_pooling
 
 FORMATS = ("paddle", "onnx")
 """'paddle' is a model of Paddle's old IR, which paddle.inference runs with oneDNN; 'onnx' is for OpenVINO and ONNX Runtime."""
 
 _SECONDS = 300  # an export that takes longer hangs
-_PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "paddleseg", "paddle2onnx")
+_PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "paddleseg", "paddle2onnx", "openvino")
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,9 @@ def component(value: Any) -> Any:
 
 
 def key(job: ExportJob, weights: str, kind: str) -> str:
-    """What an export depends on, as a name: a stale one has another."""
+    """What an export depends on, as a name: a stale one has another. Only a fixed one depends on the size of the images."""
+    shape = job.shape if kind.endswith("-fixed") else job.shape[1:2]
+    job = replace(job, shape=shape)
     adaptor = Path(job.distill_config).read_bytes().hex() if job.distill_config else None
     content = json.dumps([asdict(job), weights, adaptor, kind, _versions()], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:32]
@@ -148,7 +151,7 @@ def run_job(work: Path, kind: str) -> None:
     model.eval()
     adaptor = load_user_file(job.distill_config).teacher_adaptor if job.distill_config else AdaptorBase
     shape = list(job.shape) if kind.endswith("-fixed") else [None, job.shape[1], None, None]
-    with Recorder(adaptor(model), job.names) as recorder:
+    with Recorder(adaptor(model), job.names) as recorder, exact_pooling():
         layer = Wanted(model, recorder, job.wanted)
         layer.eval()
         specification = [paddle.static.InputSpec(shape, "float32", name="x")]

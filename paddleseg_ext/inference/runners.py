@@ -1,17 +1,19 @@
-"""Inference engines behind one call: images on the device in, the wanted tensors out."""
+"""Inference engines behind one call, NumPy in and out. Each is imported where it is started, and nothing else is."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import paddle
-from paddle import Tensor
 
-Runner = Callable[[Tensor], Sequence[Tensor]]
+ArrayRunner = Callable[[np.ndarray], Sequence[np.ndarray]]
 """float32 [N, C, H, W] to the tensors that were wanted of the model, in their order. Raises where the engine does."""
 
+_SECONDS = 100  # for a conversion
 # What oneDNN's bf16 passes may touch: with more, they crash on some models.
 _BF16 = {"conv2d", "fused_conv2d", "depthwise_conv2d"}
 
@@ -43,16 +45,23 @@ def paddle_config(
     return config
 
 
-def paddle_runner(folder: Path, precision: str, threads: int) -> Runner:
-    """paddle.inference; tensors stay on the device."""
+def paddle_runner(folder: Path, precision: str, threads: int, device: str) -> ArrayRunner:
+    """paddle.inference: on a CPU with oneDNN, which reads the old IR alone, and on a GPU natively."""
+    import paddle
+
+    predictor = paddle_predictor(folder, precision, threads, device)
+    # Paddle's `numpy` shares memory; what the predictor gives lies in its own, which is used again.
+    return lambda images: [x.clone().numpy() for x in predictor.run([paddle.to_tensor(images)])]
+
+
+def paddle_predictor(folder: Path, precision: str, threads: int, device: str) -> Any:
+    """The predictor of an export; what its `run` gives lies in its own memory, where the next run writes."""
     from paddle.inference import create_predictor
 
-    device = paddle.get_device()
+    old = folder / "model.pdmodel"
+    model = old if old.exists() else folder / "model.json"
     gpu = int(device.split(":")[1]) if device.startswith("gpu") else None
-    files = folder / "model.pdmodel", folder / "model.pdiparams"
-    predictor = create_predictor(paddle_config(*files, precision, threads, gpu))
-    # What it gives lies in its own memory, where the next run writes.
-    return lambda images: [x.clone() for x in predictor.run([images])]
+    return create_predictor(paddle_config(model, folder / "model.pdiparams", precision, threads, gpu))
 
 
 def openvino_options(precision: str, threads: int) -> dict[str, Any]:
@@ -64,51 +73,72 @@ def openvino_options(precision: str, threads: int) -> dict[str, Any]:
     }
 
 
-def openvino_runner(folder: Path, precision: str, threads: int) -> Runner:
+def openvino_runner(folder: Path, precision: str, threads: int, device: str) -> ArrayRunner:
     """OpenVINO on the CPU, compiled once for each shape of images."""
     import openvino
 
+    file = _halved(folder) if precision == "bf16" else folder / "model.onnx"
     core = openvino.Core()
     options = openvino_options(precision, threads)
     compiled: dict[tuple[int, ...], Any] = {}
 
-    def run(images: Tensor) -> list[Tensor]:
-        shape = tuple(images.shape)
-        if shape not in compiled:
-            model = core.read_model(str(folder / "model.onnx"))
+    def run(images: np.ndarray) -> list[np.ndarray]:
+        if images.shape not in compiled:
+            model = core.read_model(str(file))
             if model.is_dynamic():
-                model.reshape(list(shape))
-            compiled[shape] = core.compile_model(model, "CPU", options)
-        given = compiled[shape](images.numpy(), share_inputs=True)
-        return [paddle.to_tensor(np.asarray(given[i], "float32")) for i in range(len(given))]
+                model.reshape(list(images.shape))
+            compiled[images.shape] = core.compile_model(model, "CPU", options)
+        given = compiled[images.shape](images, share_inputs=True, share_outputs=True)
+        return [np.asarray(given[i]) for i in range(len(given))]
 
     return run
 
 
-def onnxruntime_runner(folder: Path, precision: str, threads: int) -> Runner:
+def _halved(folder: Path) -> Path:
+    """An export with its weights in fp16, half the memory, of which bf16 keeps less still; the ONNX file where there is none.
+
+    Made once, by a process whose own memory, several times the weights', is given back.
+    """
+    made, part = folder / "model.xml", folder / f"making_{os.getpid()}.xml"
+    if not made.exists():
+        convert = "import openvino, sys; openvino.save_model(openvino.Core().read_model(sys.argv[1]), sys.argv[2])"
+        command = [sys.executable, "-c", convert, str(folder / "model.onnx"), str(part)]
+        subprocess.run(command, capture_output=True, timeout=_SECONDS)
+        if not part.exists():
+            return folder / "model.onnx"
+        # Another process that does the same writes the same; what it reads is whole.
+        os.replace(part.with_suffix(".bin"), made.with_suffix(".bin"))
+        os.replace(part, made)
+    return made
+
+
+def onnxruntime_runner(folder: Path, precision: str, threads: int, device: str) -> ArrayRunner:
     """ONNX Runtime on the CPU, in fp32."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
+    # Between two batches its threads would keep the cores busy with waiting, which the student needs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return lambda images: [paddle.to_tensor(x) for x in session.run(None, {name: images.numpy()})]
+    return lambda images: session.run(None, {name: images})
 
 
 @dataclass(frozen=True)
 class Backend:
-    """One engine: what must be installed, the exports it reads, the precisions it has on a CPU, and how it is started."""
+    """One engine: what must be installed, the exports it reads in the order of preference, the precisions it has on a CPU, and
+    how it is started: from an export, with a precision, a number of threads and Paddle's name of the device."""
 
     modules: tuple[str, ...]
-    kind: str
+    kinds: tuple[str, ...]
     precisions: tuple[str, ...]
-    start: Callable[[Path, str, int], Runner]
+    start: Callable[[Path, str, int, str], ArrayRunner]
 
 
 BACKENDS: Mapping[str, Backend] = {
-    "paddle": Backend((), "paddle", ("bf16", "fp32"), paddle_runner),
-    "openvino": Backend(("openvino", "paddle2onnx"), "onnx", ("bf16", "fp32"), openvino_runner),
-    "onnxruntime": Backend(("onnxruntime", "paddle2onnx"), "onnx", ("fp32",), onnxruntime_runner),
+    "openvino": Backend(("openvino", "paddle2onnx"), ("onnx",), ("bf16", "fp32"), openvino_runner),
+    "paddle": Backend((), ("paddle",), ("bf16", "fp32"), paddle_runner),
+    "onnxruntime": Backend(("onnxruntime", "paddle2onnx"), ("onnx",), ("fp32",), onnxruntime_runner),
 }

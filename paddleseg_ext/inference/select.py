@@ -4,14 +4,17 @@ import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import paddle
 from paddle import Tensor, nn
 
 from paddleseg_ext.inference.job import ExportJob, export
-from paddleseg_ext.inference.runners import BACKENDS, Runner
+from paddleseg_ext.inference.runners import BACKENDS
+from paddleseg_ext.inference.worker import EngineError, OnDevice, Runner, Worker, start
+
+Engine = Worker | OnDevice
 
 _REPEATS = 5
 
@@ -53,54 +56,60 @@ class Choice:
     """The engine to use, None for the layer itself, and everything that was tried; the first trial is the layer."""
 
     name: str
-    run: Runner | None
+    run: Engine | None
     trials: Sequence[Trial] = field(default_factory=tuple)
 
 
-def select(
-    job: ExportJob,
-    model: nn.Layer,
-    weights: str,
-    layer: Runner,
-    images: Sequence[Tensor],
-    *,
-    cache: Path,
-    threads: int,
-    reset: Callable[[], None],
-    engines: Sequence[str] = tuple(BACKENDS),
-    bounds: Bounds | None = None,
-) -> Choice:
-    """Export the model for each back end, compare it with the layer on the images, time what passes, take the fastest.
+@dataclass(frozen=True)
+class Contest:
+    """What engines compete for: to give what a layer gives, faster.
 
-    Args:
-        job: what is exported.
-        model, weights: the model and its weights' digest.
-        layer: gives the same tensors by the Paddle layer.
-        images: batches to compare on, float32 [N, C, H, W] of one shape.
-        cache: folder of earlier exports.
-        threads: of the CPU.
-        reset: called after an engine has run; engines change settings of the whole process.
-        engines: which of BACKENDS, or one with its precision ('paddle bf16').
-        bounds: default Bounds().
+    job: what is exported. model, weights: the model and its weights' digest. layer: gives the wanted tensors by the Paddle layer.
+    images: batches to compare on, float32 [N, C, H, W] of one shape. cache: folder of earlier exports. threads: of the CPU.
+    reset: called after an engine has run in this process, whose settings it changes.
     """
-    bounds = bounds or Bounds()
-    wanted = [layer(batch) for batch in images]
-    fastest: tuple[float, str, Runner | None] = (_seconds(layer, images[0], reset), "layer", None)
-    trials = [Trial("layer", 1e3 * fastest[0])]
+
+    job: ExportJob
+    model: nn.Layer
+    weights: str
+    layer: Runner
+    images: Sequence[Tensor]
+    cache: Path
+    threads: int
+    reset: Callable[[], None]
+    bounds: Bounds = field(default_factory=Bounds)
+
+
+def select(contest: Contest, engines: Sequence[str] = tuple(BACKENDS)) -> Choice:
+    """Export the model for each engine, compare it with the layer on the images, time what passes, take the fastest.
+
+    `engines`: which of BACKENDS, or one with its precision ('paddle bf16').
+    """
+    wanted = [contest.layer(batch) for batch in contest.images]
+    best = Choice("layer", None)
+    fastest = _seconds(contest.layer, contest.images[0], contest.reset)
+    trials = [Trial("layer", 1e3 * fastest)]
     for engine in engines:
-        name = engine.split()[0]
+        name, *precisions = engine.split()
         missing = [module for module in BACKENDS[name].modules if importlib.util.find_spec(module) is None]
         if missing:
             trials.append(Trial(name, problem=f"{' and '.join(missing)} not installed"))
             continue
-        for precision in engine.split()[1:] or _precisions(name):
-            trial, run = _tried(job, model, weights, name, precision, wanted, images, cache, threads, reset, bounds)
+        for precision in precisions or _precisions(name):
+            trial, run = _tried(contest, name, precision, wanted, fastest)
             trials.append(trial)
-            if run is not None and trial.milliseconds is not None and trial.milliseconds / 1e3 < fastest[0]:
-                fastest = trial.milliseconds / 1e3, trial.name, run
-            if trial.max_error is None:
-                break  # what cannot be exported or started in one precision cannot in another
-    return Choice(fastest[1], fastest[2], trials)
+            if trial.name == name:
+                break  # what cannot be exported for one precision cannot for another
+            if run is None:
+                continue
+            assert trial.milliseconds is not None
+            if trial.milliseconds < 1e3 * fastest:
+                if best.run is not None:
+                    best.run.close()
+                best, fastest = Choice(trial.name, run), trial.milliseconds / 1e3
+            else:
+                run.close()
+    return Choice(best.name, best.run, trials)
 
 
 def _precisions(name: str) -> tuple[str, ...]:
@@ -110,40 +119,35 @@ def _precisions(name: str) -> tuple[str, ...]:
 
 
 def _tried(
-    job: ExportJob,
-    model: nn.Layer,
-    weights: str,
-    name: str,
-    precision: str,
-    wanted: Sequence[Sequence[Tensor]],
-    images: Sequence[Tensor],
-    cache: Path,
-    threads: int,
-    reset: Callable[[], None],
-    bounds: Bounds,
-) -> tuple[Trial, Runner | None]:
-    """For images of any size where that can be exported and run, else for these alone."""
-    title, problem = f"{name} {precision}", ""
-    for kind in (BACKENDS[name].kind, f"{BACKENDS[name].kind}-fixed"):
-        folder, reason = export(job, model, weights, kind, cache)
+    contest: Contest, name: str, precision: str, wanted: Sequence[Sequence[Tensor]], fastest: float
+) -> tuple[Trial, Engine | None]:
+    """The first export that gives the same, its images of any size if possible, else of the size at hand alone."""
+    title, problems = f"{name} {precision}", list[Trial]()
+    for kind in (kind + fixed for kind in BACKENDS[name].kinds for fixed in ("", "-fixed")):
+        folder, reason = export(contest.job, contest.model, contest.weights, kind, contest.cache)
         if folder is None:
-            problem = problem or reason
+            problems.append(Trial(name, problem=reason))
             continue
         try:
-            run = BACKENDS[name].start(folder, precision, threads)
-            given = [[x.astype("float32") for x in run(batch)] for batch in images]
-        except Exception as error:  # engines raise what they like; the layer is still there
-            problem = problem or " ".join(str(error).split())[-200:] or type(error).__name__
+            run = start(name, folder, precision, contest.threads, contest.images[0])
+        except EngineError as error:
+            problems.append(Trial(title, problem=str(error)))
             continue
+        try:
+            given = [run(batch) for batch in contest.images]
+            worst = compare(title, given, wanted)
+            differs = exceeds(worst, contest.bounds)
+            if not differs:
+                seconds = _seconds(run, contest.images[0], contest.reset, 2 * fastest)
+                return replace(worst, milliseconds=1e3 * seconds), run
+            problems.append(replace(worst, problem=f"differs: {differs}"))
+        except EngineError as error:
+            problems.append(Trial(title, problem=str(error)))
         finally:
-            reset()
-        worst = compare(title, given, wanted)
-        differs = exceeds(worst, bounds)
-        if differs:
-            return Trial(title, None, worst.max_error, worst.mean_error, worst.same_class, f"differs: {differs}"), None
-        seconds = _seconds(run, images[0], reset)
-        return Trial(title, 1e3 * seconds, worst.max_error, worst.mean_error, worst.same_class), run
-    return Trial(title, problem=problem), None
+            contest.reset()
+        run.close()
+    # The least general export that was run says most.
+    return next((trial for trial in problems if trial.name == title), problems[0]), None
 
 
 def compare(name: str, given: Sequence[Sequence[Tensor]], wanted: Sequence[Sequence[Tensor]]) -> Trial:
@@ -153,6 +157,7 @@ def compare(name: str, given: Sequence[Sequence[Tensor]], wanted: Sequence[Seque
         for a, b in zip(ours, theirs, strict=True):
             if a.shape != b.shape or not bool(paddle.isfinite(a).all()):
                 return Trial(name, None, float("inf"), float("inf"), 0.0)
+            a, b = a.astype("float32"), b.astype("float32")
             extent = max(float(b.max() - b.min()), 1e-12)
             largest = max(largest, float((a - b).abs().max()) / extent)
             mean = max(mean, float((a - b).abs().mean()) / extent)
@@ -172,12 +177,12 @@ def exceeds(trial: Trial, bounds: Bounds) -> str:
     return ""
 
 
-def _seconds(run: Runner, images: Tensor, reset: Callable[[], None]) -> float:
-    times = []
-    for _ in range(_REPEATS):
+def _seconds(run: Runner, images: Tensor, reset: Callable[[], None], enough: float = float("inf")) -> float:
+    """The median of a few runs; one run is enough where it takes longer than that."""
+    times: list[float] = []
+    while len(times) < _REPEATS and (not times or times[0] < enough):
         started = time.perf_counter()
-        for x in run(images):
-            x.shape  # noqa: B018 (on a GPU, the next line waits)
+        run(images)
         if paddle.get_device().startswith("gpu"):
             paddle.device.synchronize()
         times.append(time.perf_counter() - started)

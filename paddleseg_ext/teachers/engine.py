@@ -1,69 +1,153 @@
 """The teacher run by an inference engine, proved to give the same as its layer."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import paddle
 from paddle import Tensor
 
-from paddleseg_ext.inference.runners import Runner
+from paddleseg_ext.inference.select import Bounds, Engine, compare, exceeds
+from paddleseg_ext.inference.worker import EngineError, Worker
+from paddleseg_ext.losses.functional import resize
 from paddleseg_ext.teachers.model import ModelTeacher
 from paddleseg_ext.types import Batch, TeacherOutputs
+
+_log = logging.getLogger(__name__)
+
+_LIVES = 2  # of an engine's process; what ends it twice would end it again
 
 
 @dataclass(frozen=True)
 class Wanted:
     """What an engine must give to stand for a teacher's layer.
 
-    names: of the tensors, the number of an output or what the recorder calls it, each once; the first is the first output's
-    logits. logits, features: which of them are the outputs, in their order, and the features, by key.
+    names: of the tensors, the number of an output or what the recorder calls it, each once; outputs first. logits, features:
+    which of them are the outputs, in their order, None for one that is not wanted, and the features, by key. enlarged: the
+    numbers of the outputs that are resized to the image afterwards: not every engine takes the resize that most models end in.
     """
 
     names: Sequence[str]
-    logits: Sequence[int]
+    logits: Sequence[int | None]
     features: Mapping[str, int]
+    enlarged: frozenset[int] = frozenset()
 
     @classmethod
-    def of(cls, layer: ModelTeacher, outputs: int, keys: Iterable[str]) -> "Wanted":
-        """All outputs, at the network's own resolution where it is known, and the features of these keys."""
-        logits = [layer.own.get(index, str(index)) for index in range(outputs)]
-        names = list(dict.fromkeys([*logits, *keys]))
-        return cls(names, [names.index(name) for name in logits], {key: names.index(key) for key in keys})
+    def of(
+        cls,
+        layer: ModelTeacher,
+        size: Sequence[int],
+        outputs: Sequence[Sequence[int]],
+        keys: Iterable[str],
+        used: Collection[int] | None = None,
+    ) -> "Wanted":
+        """Outputs, at the network's own resolution where it is known, and the features of these keys.
+
+        `size`: height and width of images; `outputs`: the shapes of the layer's outputs for them, empty for one that is no
+        tensor; `used`: the numbers of those that are wanted, by default all.
+        """
+        used = range(len(outputs)) if used is None else used
+        enlarged = {i for i in layer.enlarged & layer.own.keys() if i in used and list(outputs[i][2:]) == list(size)}
+        own = {i: name for i, name in layer.own.items() if i in enlarged or i not in layer.enlarged}
+        logits = [own.get(index, str(index)) if index in used else None for index in range(len(outputs))]
+        keys = list(keys)
+        names = list(dict.fromkeys([*(name for name in logits if name is not None), *keys]))
+        features = {key: names.index(key) for key in keys}
+        numbers = [None if name is None else names.index(name) for name in logits]
+        return cls(names, numbers, features, frozenset(enlarged))
 
     def by_layer(self, layer: ModelTeacher) -> Callable[[Tensor], list[Tensor]]:
         """The same tensors by the layer."""
 
+        @paddle.no_grad()
         def run(images: Tensor) -> list[Tensor]:
-            said = layer(Batch(images, paddle.zeros([images.shape[0], 1, 1], "int64")))
-            found = dict(zip(self.logits, said.logits, strict=True))
-            found.update({index: said.features[key] for key, index in self.features.items()})
-            return [found[index] for index in range(len(self.names))]
+            outputs = list(layer.model(images))
+            caught = layer.recorder.take()
+            return [outputs[int(name)] if name.isdigit() else caught[name] for name in self.names]
 
         return run
+
+    def logits_of(self, tensors: Sequence[Tensor], images: Tensor) -> list[Tensor]:
+        """The outputs as the layer gives them; one that is not wanted is empty."""
+        logits = [paddle.zeros([0]) if index is None else tensors[index] for index in self.logits]
+        size = (images.shape[2], images.shape[3])
+        return [resize(x, size) if index in self.enlarged else x for index, x in enumerate(logits)]
 
 
 class EngineTeacher:
     """A teacher whose tensors an engine computes.
 
     Args:
-        layer: the teacher itself, which answers where the engine cannot: batches of another shape than it was made for.
+        layer: the teacher itself, which answers where the engine cannot: images of a size for which it is not within the bounds,
+            and all from the moment when it has died twice.
         run: the engine.
         wanted: what it gives.
-        reset: called after each run; engines change settings of the whole process, such as Paddle's number of threads.
+        reset: called after each run; an engine in this process changes its settings, such as Paddle's number of threads.
+        bounds: how far it may be from the layer. Images of each other size than `proved` are first given to both.
+        proved: height and width.
     """
 
-    def __init__(self, layer: ModelTeacher, run: Runner, wanted: Wanted, reset: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        layer: ModelTeacher,
+        run: Engine,
+        wanted: Wanted,
+        reset: Callable[[], None],
+        bounds: Bounds | None = None,
+        proved: tuple[int, int] | None = None,
+    ) -> None:
         self.layer, self.run, self.wanted, self.reset = layer, run, wanted, reset
-        self.fallbacks = 0
+        self.bounds = bounds or Bounds()
+        self._sizes = {} if proved is None else {proved: ""}  # and what is wrong with them
+        self.fallbacks, self._deaths = 0, 0
+        self._asked: Batch | None = None
+
+    def ask(self, batch: Batch) -> None:
+        """Let the engine begin; until the teacher is called with the same batch, the caller may do something else."""
+        if isinstance(self.run, Worker) and self._deaths < _LIVES:
+            # A worker that cannot be asked cannot be waited for either, which is where it is noticed.
+            with contextlib.suppress(EngineError):
+                self.run.ask(batch.images)
+            self._asked = batch
 
     @paddle.no_grad()
     def __call__(self, batch: Batch) -> TeacherOutputs:
         try:
-            tensors = self.run(batch.images)
-        except Exception:
+            tensors = self._proved(batch)
+        except EngineError as error:
+            if self.fallbacks == 0:
+                _log.warning("the teacher's engine: %s; the layer answers", error)
             self.fallbacks += 1
             return self.layer(batch)
         finally:
             self.reset()
-        features = {key: tensors[index] for key, index in self.wanted.features.items()}
-        return TeacherOutputs(tuple(tensors[index] for index in self.wanted.logits), features)
+        logits = tuple(self.wanted.logits_of(tensors, batch.images))
+        return TeacherOutputs(logits, {key: tensors[index] for key, index in self.wanted.features.items()})
+
+    def _proved(self, batch: Batch) -> Sequence[Tensor]:
+        size = (batch.images.shape[-2], batch.images.shape[-1])
+        if self._sizes.get(size):
+            raise EngineError(self._sizes[size])
+        tensors = self._tensors(batch)
+        if size not in self._sizes:
+            trial = compare("", [tensors], [self.wanted.by_layer(self.layer)(batch.images)])
+            differs = exceeds(trial, self.bounds)
+            self._sizes[size] = f"differs at {size[0]}x{size[1]}: {differs}" if differs else ""
+            if differs:
+                raise EngineError(self._sizes[size])
+        return tensors
+
+    def _tensors(self, batch: Batch) -> Sequence[Tensor]:
+        if self._deaths >= _LIVES:
+            raise EngineError(f"its process ended {_LIVES} times")
+        asked, self._asked = self._asked is batch, None
+        try:
+            return self.run.answer() if asked and isinstance(self.run, Worker) else self.run(batch.images)
+        except EngineError:
+            if not isinstance(self.run, Worker) or self.run.is_alive:
+                raise
+            self._deaths += 1
+            self.run.close()
+            self.run = self.run.again()
+            return self.run(batch.images)

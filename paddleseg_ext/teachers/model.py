@@ -1,6 +1,6 @@
 """The teacher as a Paddle layer in this process."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import paddle
 from paddle import nn
@@ -17,16 +17,25 @@ class ModelTeacher:
         model: the layer; it is set to eval mode and its parameters are frozen.
         recorder: catches the internal tensors that are wanted besides the outputs.
         own: by the number of an output, the layer that has it at the network's own resolution; the recorder catches it.
+        enlarged: the numbers of those that are wanted as the model gives them all the same.
     """
 
-    def __init__(self, model: nn.Layer, recorder: Recorder, own: Mapping[int, str] | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Layer,
+        recorder: Recorder,
+        own: Mapping[int, str] | None = None,
+        enlarged: Collection[int] = (),
+    ) -> None:
         model.eval()
         for parameter in model.parameters():
             parameter.stop_gradient = True
-        self.model, self.recorder, self.own = model, recorder, dict(own or {})
+        self.model, self.recorder = model, recorder
+        self.own, self.enlarged = dict(own or {}), frozenset(enlarged)
 
     @paddle.no_grad()
     def __call__(self, batch: Batch) -> TeacherOutputs:
         outputs = list(self.model(batch.images))
         features = {key: value.detach() for key, value in self.recorder.take().items()}
-        return TeacherOutputs(tuple(replaced(outputs, features, self.own)), features)
+        own = {index: name for index, name in self.own.items() if index not in self.enlarged}
+        return TeacherOutputs(tuple(replaced(outputs, features, own)), features)

@@ -6,6 +6,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
+from paddleseg_ext.teachers.engine import EngineTeacher
 from paddleseg_ext.types import Batch, Teacher, TeacherOutputs
 
 
@@ -25,6 +26,12 @@ class SeveralTeachers:
     def __init__(self, teachers: Mapping[str, Teacher], weights: Sequence[float], mean: bool) -> None:
         self.teachers, self.mean = dict(teachers), mean
         self.weights = [weight / sum(weights) for weight in weights]
+
+    def ask(self, batch: Batch) -> None:
+        """Let those begin that can work by themselves."""
+        for teacher in self.teachers.values():
+            if isinstance(teacher, EngineTeacher):
+                teacher.ask(batch)
 
     def __call__(self, batch: Batch) -> TeacherOutputs:
         said = {name: teacher(batch) for name, teacher in self.teachers.items()}

@@ -1,7 +1,12 @@
-"""Exports in a process of their own, and the choice of an engine that gives the same as the layer."""
+"""Exports and engines in processes of their own, and the choice of an engine that gives the same as the layer."""
 
 import importlib.util
+import os
+import signal
 import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -13,8 +18,11 @@ from paddleseg_ext.distill.recorder import Recorder
 from paddleseg_ext.inference import job as jobs
 from paddleseg_ext.inference import select as selection
 from paddleseg_ext.inference.job import ExportJob, component, export, key, plain
+from paddleseg_ext.inference.pooling import exact_pooling
 from paddleseg_ext.inference.runners import BACKENDS
-from paddleseg_ext.inference.select import Bounds, compare, exceeds, select
+from paddleseg_ext.inference.select import Bounds, Contest, compare, exceeds, select
+from paddleseg_ext.inference.worker import EngineError, Worker
+from paddleseg_ext.losses.functional import resize
 from paddleseg_ext.models import build_model
 from paddleseg_ext.models.weights import digest
 from paddleseg_ext.teachers import EngineTeacher, ModelTeacher
@@ -65,12 +73,27 @@ def make_job(**changes):
     return ExportJob(**{**given, **changes})
 
 
-def chosen(teacher, model, cache, **options):
-    wanted = Wanted.of(teacher, 1, ["head:input"])
-    resets = []
+def wanted_of(teacher, keys=("head:input",)):
+    return Wanted.of(teacher, SIZE, [[2, 3, 4, 4]], keys)
+
+
+def chosen(teacher, model, cache, engines, **options):
+    wanted, resets = wanted_of(teacher), []
+    given = (make_job(), model, digest(model), wanted.by_layer(teacher), batches())
     options = {"cache": cache, "threads": 1, "reset": lambda: resets.append(1), **options}
-    choice = select(make_job(), model, digest(model), wanted.by_layer(teacher), batches(), **options)
+    choice = select(Contest(*given, **options), engines)
+    if choice.run is not None:
+        choice.run.close()
     return choice, wanted, resets
+
+
+@pytest.fixture
+def worker(model, cache):
+    """paddle.inference in fp32."""
+    folder, _ = export(make_job(), model, digest(model), "paddle", cache)
+    made = Worker("paddle", folder, "fp32", 1)
+    yield made
+    made.close()
 
 
 @pytest.mark.parametrize("name", list(BACKENDS))
@@ -84,45 +107,127 @@ def test_each_engine_gives_what_the_layer_gives_features_too(teacher, model, cac
     assert exact.max_error < 1e-4 and exact.same_class > 0.999 and exact.milliseconds > 0
 
 
-def test_an_engine_teaches_as_its_layer_does(teacher, model, cache):
-    choice, wanted, resets = chosen(teacher, model, cache, engines=["paddle fp32"])
-    run = choice.run or BACKENDS["paddle"].start(
-        export(make_job(), model, digest(model), "paddle", cache)[0], "fp32", 1
-    )
-    engine = EngineTeacher(teacher, run, wanted, lambda: resets.append(2))
+def test_an_engine_teaches_as_its_layer_does(teacher, worker):
+    resets = []
+    engine = EngineTeacher(teacher, worker, wanted_of(teacher), lambda: resets.append(1))
     (images,) = batches(1, seed=7)
     ours, theirs = engine(batch(images)), teacher(batch(images))
     np.testing.assert_allclose(ours.logits[0].numpy(), theirs.logits[0].numpy(), atol=1e-4)
     assert list(ours.features) == ["head:input"] and ours.logits[0].stop_gradient
     np.testing.assert_allclose(ours.features["head:input"].numpy(), theirs.features["head:input"].numpy(), atol=1e-4)
-    assert resets[-1] == 2  # settings of the process are put right after each run
+    assert resets == [1]  # settings of the process are put right after each run
+    assert engine.fallbacks == 0
 
 
-def test_what_an_engine_gave_is_not_overwritten_by_the_next_batch(teacher, model, cache):
-    folder, _ = export(make_job(), model, digest(model), "paddle", cache)
-    run = BACKENDS["paddle"].start(folder, "fp32", 1)
+def test_the_final_resize_is_left_to_us(model, worker):
+    with Recorder(AdaptorBase(model), ["head:input", "head"]) as recorder:
+        teacher = ModelTeacher(model, recorder, {0: "head"}, enlarged=[0])
+        (images,) = batches(1)
+        layer = teacher(batch(images)).logits[0]
+        wanted = Wanted.of(teacher, SIZE, [layer.shape], ["head:input"])
+        assert layer.shape == [2, 3, *SIZE] and wanted.names == ["head", "head:input"]
+        given = EngineTeacher(teacher, worker, wanted, lambda: None)(batch(images)).logits[0]
+        # The network itself resizes with align_corners, for which no layer is taken as an output's source: see own_logits.
+        small = ModelTeacher(model, recorder, {0: "head"})(batch(images)).logits[0]
+        np.testing.assert_allclose(given.numpy(), resize(small, SIZE).numpy(), atol=1e-4)
+        assert Wanted.of(teacher, SIZE, [[2, 3, 32, 32]], []).names == [
+            "0"
+        ]  # enlarged to another size than the image's
+
+
+def test_the_caller_goes_on_while_an_engine_works(teacher, worker):
+    engine = EngineTeacher(teacher, worker, wanted_of(teacher), lambda: None)
+    first, second = (batch(images) for images in batches())
+    for asked in (first, second):  # a question that nobody wants answered any more does no harm
+        engine.ask(asked)
+    for given in (second, first):
+        assert np.allclose(engine(given).logits[0].numpy(), teacher(given).logits[0].numpy(), atol=1e-4)
+    assert engine.fallbacks == 0
+
+
+def test_what_an_engine_gave_is_not_overwritten_by_the_next_batch(worker):
     first, second = batches()
-    given = run(first)[0]
+    given = worker(first)[0]
     kept = given.numpy().copy()
-    run(second)
+    worker(second)
     assert np.array_equal(given.numpy(), kept)
 
 
-def test_batches_of_another_size_are_answered_too(teacher, model, cache):
-    folder, _ = export(make_job(), model, digest(model), "paddle", cache)
-    run = BACKENDS["paddle"].start(folder, "fp32", 1)
+def test_batches_of_another_size_are_answered_too(teacher, worker):
     (images,) = batches(1, size=(96, 64))
-    np.testing.assert_allclose(run(images)[0].numpy(), teacher(batch(images)).logits[0].numpy(), atol=1e-4)
+    np.testing.assert_allclose(worker(images)[0].numpy(), teacher(batch(images)).logits[0].numpy(), atol=1e-4)
 
 
-def test_where_the_engine_fails_the_layer_answers(teacher):
-    def broken(images):
-        raise ValueError("made for another shape")
-
-    engine = EngineTeacher(teacher, broken, Wanted.of(teacher, 1, []), lambda: None)
-    (images,) = batches(1)
-    assert np.array_equal(engine(batch(images)).logits[0].numpy(), teacher(batch(images)).logits[0].numpy())
+def test_where_the_engine_fails_the_layer_answers_and_the_engine_goes_on(teacher, worker):
+    engine = EngineTeacher(teacher, worker, wanted_of(teacher), lambda: None)
+    strange = paddle.rand([2, 3, 64])
+    with pytest.raises(EngineError):
+        worker(strange)
+    with pytest.raises(Exception, match=""):
+        engine(Batch(strange, paddle.zeros([2, 64], "int64")))  # the layer refuses them too, in its own words
     assert engine.fallbacks == 1
+    (images,) = batches(1)
+    assert engine(batch(images)).logits[0].shape == [2, 3, 4, 4] and engine.fallbacks == 1
+
+
+def test_an_engine_that_dies_is_started_again_and_one_that_dies_twice_is_not(teacher, worker, caplog):
+    engine = EngineTeacher(teacher, worker, wanted_of(teacher), lambda: None)
+    (images,) = batches(1)
+    layer = teacher(batch(images)).logits[0].numpy()
+    for deaths in (1, 2, 2):
+        if engine.run.is_alive:
+            os.kill(engine.run._child.pid, signal.SIGSEGV)
+        engine.ask(batch(images))
+        np.testing.assert_allclose(engine(batch(images)).logits[0].numpy(), layer, atol=1e-4)
+        assert engine._deaths == deaths
+    engine.run.close()
+    assert engine.fallbacks == 1
+
+
+def test_an_engine_that_crashes_or_hangs_is_a_line(worker, model, cache, monkeypatch):
+    (images,) = batches(1)
+    os.kill(worker._child.pid, signal.SIGSEGV)
+    with pytest.raises(EngineError, match="its process ended by SIGSEGV"):
+        worker(images)
+    other = worker.again()
+    other._connection.settimeout(0.2)
+    os.kill(other._child.pid, signal.SIGSTOP)
+    with pytest.raises(EngineError, match="took more than"):
+        other(images)
+    assert not other.is_alive
+    with pytest.raises(EngineError, match=".+"):
+        Worker("paddle", cache / "nothing", "fp32", 1)
+
+
+def test_an_engine_ends_when_training_is_killed(model, cache):
+    folder, _ = export(make_job(), model, digest(model), "paddle", cache)
+    code = f"""
+import os, signal
+from pathlib import Path
+from paddleseg_ext.inference.worker import Worker
+worker = Worker("paddle", Path({str(folder)!r}), "fp32", 1)
+print(worker._child.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    child = int(done.stdout.split()[-1])
+    deadline = time.monotonic() + 20
+    while _runs(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _runs(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split(")")[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_engines_are_run_without_paddle_in_their_process():
+    code = "import sys, paddleseg_ext.cli.run_engine; print('paddle' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "False"
 
 
 def test_an_engine_that_differs_is_not_taken_and_the_bound_is_named(teacher, model, cache):
@@ -137,6 +242,18 @@ def test_the_fastest_is_taken(teacher, model, cache, monkeypatch):
     assert chosen(teacher, model, cache, engines=["paddle"])[0].name == "paddle fp32"
     times = iter([0.01, 0.05, 0.02])
     assert chosen(teacher, model, cache, engines=["paddle"])[0].name == "layer"
+
+
+def test_an_engine_that_dies_on_its_first_batch_is_passed_over(teacher, model, cache, monkeypatch):
+    def dies(*_):
+        raise EngineError("its process ended by SIGSEGV")
+
+    monkeypatch.setattr(selection, "start", dies)
+    choice, *_ = chosen(teacher, model, cache, engines=["paddle"])
+    assert choice.name == "layer"
+    assert [str(trial) for trial in choice.trials[1:]] == [
+        f"paddle {precision}: its process ended by SIGSEGV" for precision in ("bf16", "fp32")
+    ]
 
 
 def test_an_engine_that_is_not_installed_is_passed_over(teacher, model, cache, monkeypatch):
@@ -168,8 +285,11 @@ def test_an_export_is_made_once_and_a_changed_model_is_exported_anew(model, cach
 
     monkeypatch.setattr(jobs.subprocess, "run", refused)
     assert export(make_job(), model, weights, "paddle", cache)[0] == folder
-    for other in (make_job(wanted=("head",)), make_job(shape=(1, 3, 64, 64)), make_job(num_classes=4)):
+    for other in (make_job(wanted=("head",)), make_job(names=("head",)), make_job(num_classes=4)):
         assert key(other, weights, "paddle") != key(make_job(), weights, "paddle")
+    other = make_job(shape=(1, 3, 64, 64))  # one export is for images of any size, unless it is for one alone
+    assert key(other, weights, "paddle") == key(make_job(), weights, "paddle")
+    assert key(other, weights, "paddle-fixed") != key(make_job(), weights, "paddle-fixed")
     with pytest.raises(AssertionError):
         export(make_job(), model, "other weights", "paddle", cache)
     assert not list(cache.glob(".making_*"))
@@ -219,9 +339,34 @@ def test_a_component_survives_the_way_to_the_child():
 
 def test_the_same_tensor_is_wanted_once():
     class Layer:
-        own = {0: "head"}
+        own, enlarged = {0: "head"}, frozenset()
 
-    wanted = Wanted.of(Layer(), 2, ["head", "body"])
+    wanted = Wanted.of(Layer(), SIZE, [[], []], ["head", "body"])
     assert (
         wanted.names == ["head", "1", "body"] and wanted.logits == [0, 1] and wanted.features == {"head": 0, "body": 2}
     )
+
+
+def test_a_size_that_was_not_proved_is_given_to_both_first(teacher, worker, caplog):
+    engine = EngineTeacher(teacher, worker, wanted_of(teacher), lambda: None, proved=SIZE)
+    other = batch(batches(1, size=(96, 64))[0])
+    np.testing.assert_allclose(engine(other).logits[0].numpy(), teacher(other).logits[0].numpy(), atol=1e-4)
+    assert engine.fallbacks == 0 and engine._sizes == {SIZE: "", (96, 64): ""}
+    strict = EngineTeacher(teacher, worker, wanted_of(teacher), lambda: None, Bounds(max_error=0.0), SIZE)
+    for _ in range(2):
+        assert np.array_equal(strict(other).logits[0].numpy(), teacher(other).logits[0].numpy())
+    assert strict.fallbacks == 2 and "differs at 96x64: largest error" in caplog.text
+
+
+def test_adaptive_pooling_is_written_out_and_refused_where_the_size_is_not_known():
+    paddle.seed(0)
+    x = paddle.rand([2, 3, 10, 7])
+    for size in (1, 2, 3, (6, 5), (None, 4)):
+        wanted = paddle.nn.functional.adaptive_avg_pool2d(x, size)
+        with exact_pooling():
+            given = paddle.nn.AdaptiveAvgPool2D(size)(x)
+        np.testing.assert_allclose(given.numpy(), wanted.numpy(), atol=1e-6)
+    unknown = paddle.static.InputSpec([None, 3, None, None], "float32")
+    layer = paddle.jit.to_static(paddle.nn.AdaptiveAvgPool2D(3), [unknown], full_graph=True)
+    with exact_pooling(), pytest.raises(RuntimeError, match="for images of one size alone"):
+        assert layer.forward.concrete_program

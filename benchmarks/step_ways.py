@@ -1,0 +1,197 @@
+"""The steps that benchmarks/step.py measures: what each of them does once, and where its teacher's outputs come from."""
+
+import contextlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import paddle
+from paddle import nn
+
+from paddleseg_ext import teachers
+from paddleseg_ext.cli.model_trial import component
+from paddleseg_ext.distill.adaptor import AdaptorBase
+from paddleseg_ext.distill.distiller import Distiller, Pair
+from paddleseg_ext.distill.own_resolution import own_logits
+from paddleseg_ext.distill.recorder import Recorder
+from paddleseg_ext.engine import env
+from paddleseg_ext.engine.supervised import SupervisedStep
+from paddleseg_ext.engine.trainer import Trainer
+from paddleseg_ext.inference.job import ExportJob, export, plain
+from paddleseg_ext.inference.runners import BACKENDS
+from paddleseg_ext.inference.select import Contest
+from paddleseg_ext.inference.worker import start
+from paddleseg_ext.losses.build import build_distill_loss
+from paddleseg_ext.losses.task import TaskLoss, WeightedLoss
+from paddleseg_ext.models import build_model
+from paddleseg_ext.models.catalogue import CATALOGUE, model_config
+from paddleseg_ext.models.weights import digest
+from paddleseg_ext.registry import build
+from paddleseg_ext.teachers import EngineTeacher, ModelTeacher, SeveralTeachers
+from paddleseg_ext.teachers.engine import Wanted
+from paddleseg_ext.types import Batch, StepOutput, TeacherOutputs
+
+Way = Callable[[], object]
+LOSSES = (  # of the pairs, in this order; the first is the tutorial's
+    ("KLLoss", {}, 3.0),
+    ("SegChannelwiseLoss", {"temperature": 4.0}, 3.0),
+    ("DISTLoss", {}, 1.0),
+    ("PixelwiseKLLoss", {"temperature": 2.0}, 1.0),
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured. teacher, student: MODEL or MODEL/BACKBONE, with the other arguments of models/catalogue.py."""
+
+    teacher: str = "DeepLabV3P/ResNet50_vd"
+    student: str = "DeepLabV3P/ResNet18_vd"
+    batch: int = 2
+    size: tuple[int, int] = (256, 256)
+    classes: int = 2
+    pairs: int = 1
+    teachers: int = 1
+
+    def __str__(self) -> str:
+        text = f"{self.teacher} -> {self.student}, {self.batch}x3x{self.size[0]}x{self.size[1]}, {self.classes} classes"
+        text += f", {self.pairs} pairs" if self.pairs > 1 else ""
+        return text + (f", {self.teachers} teachers" if self.teachers > 1 else "")
+
+
+class World:
+    """Models, data and losses of a setting, and everything that can be done with them. Close it: an engine is a process."""
+
+    def __init__(self, setting: Setting, cache: Path) -> None:
+        self.setting, self.cache = setting, cache
+        paddle.seed(0)
+        height, width = setting.size
+        images = paddle.rand([setting.batch, 3, height, width])
+        self.batch = Batch(images, paddle.randint(0, setting.classes, [setting.batch, height, width]))
+        self.stack = contextlib.ExitStack()
+        self.student, _, self.own, self.recorder = self._model(setting.student, train=True)
+        self.teacher, self.component, own, recorder = self._model(setting.teacher, train=False)
+        self.layer = ModelTeacher(self.teacher, recorder, own)
+        outputs = self.student(images)
+        cross = build(component({"type": "CrossEntropyLoss"}, "loss"), "loss")
+        self.task_loss = TaskLoss([WeightedLoss(cross, 1.0)] * len(outputs), self.student, "student: loss")
+        del outputs
+        self.optimizer = paddle.optimizer.Momentum(0.001, parameters=self.student.parameters())
+        self.trainer = Trainer()
+        self.supervised = SupervisedStep(self.student, self.task_loss)
+
+    def _model(self, name: str, train: bool) -> tuple:
+        config = specification(name, self.setting.classes)
+        model, _ = build_model(config, self.setting.classes)
+        model.train() if train else model.eval()
+        own = own_logits(model, Batch(self.batch.images[:2], self.batch.labels[:2]))
+        recorder = self.stack.enter_context(Recorder(AdaptorBase(model), list(own.values())))
+        return model, config, own, recorder
+
+    def contest(self) -> tuple[Contest, Wanted]:
+        """What engines compete for."""
+        shapes = [logits.shape for logits in self.layer(self.batch).logits]
+        wanted = Wanted.of(self.layer, self.setting.size, shapes, (), used=[0])
+        names = (tuple(wanted.names), tuple(self.layer.recorder.names))
+        job = ExportJob(plain(self.component), self.setting.classes, 3, *names, None, tuple(self.batch.images.shape))
+        by_layer = wanted.by_layer(self.layer)
+        contest = Contest(
+            *(job, self.teacher, digest(self.teacher), by_layer, [self.batch.images]),
+            cache=self.cache,
+            threads=env.threads(),
+            reset=env.use_all_cores,
+        )
+        return contest, wanted
+
+    def engine(self, name: str) -> EngineTeacher:
+        """The teacher by an engine that has been tried before, 'openvino bf16'."""
+        contest, wanted = self.contest()
+        backend, precision = name.split()
+        kinds = [kind + fixed for kind in BACKENDS[backend].kinds for fixed in ("", "-fixed")]
+        folders = (export(contest.job, self.teacher, contest.weights, kind, self.cache)[0] for kind in kinds)
+        folder = next(found for found in folders if found is not None)
+        run = start(backend, folder, precision, contest.threads, self.batch.images)
+        self.stack.callback(run.close)
+        return EngineTeacher(self.layer, run, wanted, env.use_all_cores)
+
+    def alone(self) -> Way:
+        """The student's own step: forward, loss against labels, backward, update."""
+        return lambda: self.train(self.supervised)
+
+    def distilled(self, teacher: Callable[[Batch], TeacherOutputs]) -> Way:
+        """The same with the teacher and the pairs."""
+        pairs = []
+        for name, arguments, weight in LOSSES[: self.setting.pairs]:
+            loss = build_distill_loss(component({"type": name, **arguments}, "loss"), 255, self.setting.classes)
+            pairs.append(Pair(f"distill/{name}", 0, 0, loss, weight))
+        if self.setting.teachers > 1:
+            names = [f"teacher_{i}" for i in range(self.setting.teachers)]
+            teacher = SeveralTeachers(dict.fromkeys(names, teacher), [1.0] * len(names), mean=True)
+        step = Distiller(self.student, self.recorder, teacher, self.task_loss, pairs, self.own)
+        return lambda: self.train(step)
+
+    def remembered(self) -> Callable[[Batch], TeacherOutputs]:
+        """A teacher that costs nothing: what is left of a step beside the student's is the machinery of distillation."""
+        said = self.layer(self.batch)
+        return lambda _batch: said
+
+    def cached(self) -> Way | None:
+        """A step with stored outputs, where teachers has such a kind."""
+        if not hasattr(teachers, "CachedTeacher"):
+            return None
+        return None  # joined when the kind is there
+
+    def tutorial(self) -> Way:
+        """PaddleSeg's loop written anew: the teacher's graph is kept, one thread, losses at the labels' size, a look at each."""
+        from paddleseg.models.losses.cross_entropy_loss import CrossEntropyLoss
+        from paddleseg.models.losses.kl_loss import KLLoss
+
+        cross, divergence = CrossEntropyLoss(), KLLoss()
+
+        def step() -> None:
+            paddle.base.core.set_num_threads(1)
+            try:
+                taught = with_graph(self.teacher, self.batch)
+                outputs = self.student(self.batch.images)
+                losses = [cross(logits, self.batch.labels) for logits in outputs]
+                losses.append(3.0 * divergence(outputs[0], taught[0].detach()))
+                total = sum(losses[1:], losses[0])
+                total.backward()
+                self.optimizer.step()
+                self.optimizer.clear_grad()
+                for loss in (total, *losses):
+                    float(loss)
+            finally:
+                env.use_all_cores()
+
+        return step
+
+    def train(self, step: Callable[[Batch], StepOutput]) -> None:
+        """One iteration of the only loop, and a look at the loss: work that is put off would not be measured."""
+        progress = self.trainer.run(step, [self.batch], self.optimizer, [], 1)
+        assert progress.output is not None
+        float(next(iter(progress.output.losses.values())))
+
+
+def with_graph(model: nn.Layer, batch: Batch) -> list:
+    """A forward with gradients enabled for the weights, whose graph is built and thrown away."""
+    frozen = [parameter for parameter in model.parameters() if parameter.stop_gradient]
+    for parameter in frozen:
+        parameter.stop_gradient = False
+    outputs = model(batch.images)
+    for parameter in frozen:
+        parameter.stop_gradient = True
+    return outputs
+
+
+def specification(name: str, classes: int):
+    """A model of the catalogue, with another backbone where one is named; no weights are loaded."""
+    model, _, backbone = name.partition("/")
+    if model not in CATALOGUE:
+        raise SystemExit(f"no model '{model}'; known: {', '.join(CATALOGUE)}")
+    config = model_config(model, classes)
+    if backbone:
+        config["backbone"] = {**config.get("backbone", {}), "type": backbone}
+    return component(config, "model")
