@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from paddleseg_ext.errors import NoTeacherError
 from paddleseg_ext.service import health, pool
 from paddleseg_ext.service.pipeline import Options, Pipeline, Task
-from paddleseg_ext.service.pool import IN_FLIGHT
 from paddleseg_ext.service.spec import ModelSpec
+from paddleseg_ext.service.teacher import IN_FLIGHT
 from tests.service.teachers import (
     AWAY,
     GOOD,
@@ -140,6 +140,14 @@ def test_a_teacher_of_another_model_gets_no_work():
     world = World({"good:1": Teacher(), "other:2": other})
     run(world, 30, spec=SPEC)
     assert other.asked == 0
+
+
+def test_of_teachers_of_two_models_those_of_one_are_asked():
+    other = ModelSpec("triple", "1", SPEC.inputs, SPEC.outputs)
+    world = World({f"t:{i}": Teacher(spec=other if i % 2 else SPEC) for i in range(4)})
+    run(world, 60)
+    asked = [bool(teacher.asked) for teacher in world.teachers.values()]
+    assert asked in ([True, False, True, False], [False, True, False, True])
 
 
 def test_a_teacher_that_hangs_holds_nothing_up_for_more_than_seconds():
