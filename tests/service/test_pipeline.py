@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from paddleseg_ext.errors import NoTeacherError
 from paddleseg_ext.service import health, pool
+from paddleseg_ext.service.answers import finite
 from paddleseg_ext.service.pipeline import Options, Pipeline, Task
 from paddleseg_ext.service.spec import ModelSpec
 from paddleseg_ext.service.teacher import IN_FLIGHT
@@ -348,6 +349,15 @@ def test_the_answers_of_one_batch_fit_together_where_the_description_leaves_size
         results = list(line.run(tasks(100), OUTPUTS))
     wide = [said["prediction"].shape[1] == 2 for _, said in results]
     assert len(wide) == 100 and all(wide[30:])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
+def test_every_kind_of_value_that_is_not_finite_is_found(dtype, value):
+    x = np.array([0, -1.5, 3, np.finfo(dtype).max, np.finfo(dtype).min, np.finfo(dtype).tiny], dtype).reshape(2, 3)
+    assert finite(x) and finite(x[:, ::2]) and finite(x[:0])
+    x[1, 0] = value
+    assert not finite(x) and not finite(x[:, ::2]) and finite(x[:1])
 
 
 def test_nothing_is_read_twice_for_an_empty_reader():
