@@ -23,10 +23,10 @@ import numpy as np
 from paddleseg_ext.service import wire
 from paddleseg_ext.service.client import ClientOptions, GrpcTransport
 from paddleseg_ext.service.formats import OutputForm
-from paddleseg_ext.service.pool import IN_FLIGHT
 from paddleseg_ext.service.reader import DistillReader
 from paddleseg_ext.service.server import ServerOptions, running
 from paddleseg_ext.service.spec import ModelSpec, TensorSpec
+from paddleseg_ext.service.teacher import IN_FLIGHT
 
 IMAGES = {"digits": (1, 28, 28), "street": (3, 256, 512)}
 LOGITS = {"digits": (10,), "street": (19, 64, 128)}

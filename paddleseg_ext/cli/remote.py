@@ -14,7 +14,7 @@ from paddleseg_ext.config import Config, FeaturePair
 from paddleseg_ext.distill.adaptor import AdaptorBase
 from paddleseg_ext.distill.class_map import ClassMap
 from paddleseg_ext.distill.distiller import names
-from paddleseg_ext.errors import ConfigError, NoTeacherError, closest
+from paddleseg_ext.errors import ConfigError, DataError, NoTeacherError, closest
 from paddleseg_ext.service import addresses
 from paddleseg_ext.service.client import ClientOptions, connector
 from paddleseg_ext.service.endpoints import FixedEndpoints, OpenSource, Rates, discovery
@@ -126,7 +126,10 @@ def open_service_member(
 def show_service(session: Session, member: Member) -> None:
     """With --do_eval, measure the served teacher as one in this process."""
     assert isinstance(member.teacher, RemoteTeacher)
-    measure(session, member, ServedLayer(member.teacher))
+    try:
+        measure(session, member, ServedLayer(member.teacher))
+    except DataError as error:  # it may take the images of training and no others
+        _log.warning("the served teacher cannot be measured: %s", error)
 
 
 def _open(args: argparse.Namespace, where: str, batch: Batch) -> Service:

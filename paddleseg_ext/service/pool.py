@@ -1,8 +1,6 @@
 """Gives requests to teachers: the least loaded first, elsewhere again when one fails. Lives in one asyncio event loop."""
 
 import asyncio
-import contextlib
-import itertools
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -13,25 +11,15 @@ import numpy as np
 
 from paddleseg_ext.service.answers import Checks
 from paddleseg_ext.service.endpoints import Rates
-from paddleseg_ext.service.health import Health
 from paddleseg_ext.service.spec import ModelSpec
-from paddleseg_ext.service.transport import (
-    Connect,
-    EndpointSource,
-    TeacherError,
-    TeacherWrong,
-    Transport,
-)
+from paddleseg_ext.service.teacher import Teacher, least_loaded
+from paddleseg_ext.service.transport import Connect, EndpointSource, TeacherError, TeacherWrong
 
 _log = logging.getLogger(__name__)
 
-IN_FLIGHT = 4
-"""Requests that one teacher has at once: one it works on, the others travel or wait at its door."""
-
 _TICK = 0.05  # seconds between looks at what is overdue
 _FOLLOW = 0.25  # seconds between looks at who teaches
-_DESCRIBE = 3.0  # seconds to say what it serves
-_CLOSE = 1.0  # seconds for good-byes
+_CLOSE = 1.0  # seconds for tasks to end
 _OVERDUE = 0.25  # seconds that any answer may take before another teacher is asked as well
 _NEW = 2.0  # the same for a teacher that has never answered
 
@@ -43,20 +31,7 @@ class Request:
     number: int
     inputs: Mapping[str, np.ndarray]
     answer: Mapping[str, np.ndarray] | None = None
-    asked: dict["_Teacher", float] = field(default_factory=dict)
-
-
-@dataclass(eq=False)
-class _Teacher:
-    """One endpoint. `ready`: it may be asked. `listed`: it still belongs to those that teach."""
-
-    endpoint: str
-    transport: Transport
-    health: Health = field(default_factory=Health)
-    ready: bool = False
-    listed: bool = True
-    busy: bool = False  # being described or closed
-    load: int = 0
+    asked: dict[Teacher, float] = field(default_factory=dict)
 
 
 class Pool:
@@ -84,8 +59,8 @@ class Pool:
         self.rates = rates or Rates()
         self.described = False  # whether any teacher has been reached
         self.answers = 0
-        self._teachers: dict[str, _Teacher] = {}
-        self._left: set[_Teacher] = set()
+        self._teachers: dict[str, Teacher] = {}
+        self._left: set[Teacher] = set()
         self._waiting: list[Request] = []  # in the order of their numbers
         self._asked: dict[int, Request] = {}
         self._checks: Checks | None = None
@@ -97,17 +72,23 @@ class Pool:
 
     async def run(self) -> None:
         """Work until stopped; afterwards nothing is left of it. Raises what went wrong in it or in a transport."""
+        clock = asyncio.ensure_future(self._tick())
         try:
             while not self._stopped:
                 if self._fault is not None:
                     raise self._fault
                 self._follow(time.monotonic())
                 self._dispatch(time.monotonic())
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), _TICK)
+                await self._wake.wait()
                 self._wake.clear()
         finally:
+            clock.cancel()
             await self._end()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK)
+            self._wake.set()
 
     def stop(self) -> None:
         """Let `run` end now."""
@@ -124,7 +105,7 @@ class Pool:
         teachers = list(self._teachers.values())
         if not teachers:
             return "no teacher is known"
-        since: dict[_Teacher, float] = {}
+        since: dict[Teacher, float] = {}
         for request in list(self._asked.values()):
             for teacher, begun in list(request.asked.items()):
                 since[teacher] = min(begun, since.get(teacher, begun))
@@ -144,7 +125,7 @@ class Pool:
             listed = dict.fromkeys(self.source.endpoints())
             for endpoint in listed:
                 if endpoint not in self._teachers:
-                    self._teachers[endpoint] = _Teacher(endpoint, self.connect(endpoint))
+                    self._teachers[endpoint] = Teacher(endpoint, self.connect, self.connect(endpoint))
             for endpoint in [e for e in self._teachers if e not in listed]:
                 teacher = self._teachers.pop(endpoint)
                 teacher.listed = teacher.ready = False
@@ -155,22 +136,22 @@ class Pool:
                 self._start(self._describe(teacher), teacher)
         for teacher in [t for t in self._left if not t.load and not t.busy]:
             self._left.discard(teacher)
-            self._start(self._close(teacher), teacher)
+            self._start(teacher.close(), teacher)
 
     def _dispatch(self, now: float) -> None:
         """Give what waits to whoever is free, and what is overdue to another teacher as well."""
         ready = [teacher for teacher in self._teachers.values() if teacher.ready]
         for request in [r for r in self._asked.values() if self._overdue(r, ready, now)]:
-            teacher = _least_loaded([t for t in ready if t not in request.asked])
+            teacher = least_loaded([t for t in ready if t not in request.asked])
             if teacher is not None:
                 self._give(request, teacher, now)
         while self._waiting:
-            teacher = _least_loaded(ready)
+            teacher = least_loaded(ready)
             if teacher is None:
                 return
             self._give(self._waiting.pop(0), teacher, now)
 
-    def _overdue(self, request: Request, ready: Sequence[_Teacher], now: float) -> bool:
+    def _overdue(self, request: Request, ready: Sequence[Teacher], now: float) -> bool:
         """Whether those asked take longer than they used to, or than another who has nothing to do would."""
         since = max(request.asked.values())
         usual = max(2 * t.health.slowest if t.health.answers else _NEW for t in request.asked)
@@ -179,17 +160,17 @@ class Pool:
         idle = [t.health.service for t in ready if not t.load and t.health.answers and t not in request.asked]
         return bool(idle) and not self._waiting and now - since > max(2 * min(idle), _OVERDUE)
 
-    def _give(self, request: Request, teacher: _Teacher, now: float) -> None:
+    def _give(self, request: Request, teacher: Teacher, now: float) -> None:
         self._asked[request.number] = request
         request.asked[teacher] = now
         teacher.load += 1
         self._start(self._ask(teacher, request, now))
 
-    async def _ask(self, teacher: _Teacher, request: Request, started: float) -> None:
+    async def _ask(self, teacher: Teacher, request: Request, started: float) -> None:
         deadline, together = teacher.health.deadline(), teacher.load
         inputs = request.inputs
         try:
-            answer = await asyncio.wait_for(teacher.transport.infer(inputs, self.outputs, deadline), deadline + 0.5)
+            answer = await teacher.transport.infer(inputs, self.outputs, deadline)
             if self._checks is None:
                 assert self.spec is not None
                 self._checks = Checks(self.spec, self.outputs)
@@ -199,7 +180,7 @@ class Pool:
             teacher.health.answered(time.monotonic() - started, together)
             self.rates.note(teacher.endpoint, len(next(iter(inputs.values()))))
             self._answered(request, answer)
-        except (TeacherError, asyncio.TimeoutError) as error:
+        except TeacherError as error:
             self._failed(teacher, error, time.monotonic() - started >= 0.9 * deadline)
         finally:
             teacher.load -= 1
@@ -223,7 +204,7 @@ class Pool:
         self.answers += 1
         self.changed()
 
-    def _failed(self, teacher: _Teacher, error: BaseException, late: bool) -> None:
+    def _failed(self, teacher: Teacher, error: BaseException, late: bool) -> None:
         now, before = time.monotonic(), teacher.ready
         text = str(error) or f"{teacher.endpoint}: no answer in time"
         if isinstance(error, TeacherWrong):
@@ -241,18 +222,13 @@ class Pool:
             _log.warning("teacher %s fails, its work goes to others: %s", teacher.endpoint, text)
         self.changed()
 
-    async def _describe(self, teacher: _Teacher) -> None:
-        """Make sure that it is there and serves the same as the others. A connection that failed is made anew."""
+    async def _describe(self, teacher: Teacher) -> None:
+        """Make sure that it is there and serves the same as the others."""
         again = bool(teacher.health.problem)
         try:
-            if again and not teacher.load:
-                await _good_bye(teacher.transport)
-                teacher.transport = self.connect(teacher.endpoint)
-            spec = await asyncio.wait_for(teacher.transport.describe(_DESCRIBE), _DESCRIBE + 0.5)
-            if self.spec is None:
-                self.spec = spec
-            elif spec.digest() != self.spec.digest():
-                raise TeacherWrong(f"{teacher.endpoint}: {_difference(spec, self.spec)}")
+            spec = await teacher.describe()
+            self.spec = self.spec or spec  # that of the first of several that are asked at the same time
+            teacher.must_serve(spec, self.spec)
         except (TeacherError, asyncio.TimeoutError) as error:
             self._failed(teacher, error, late=False)
         else:
@@ -262,10 +238,7 @@ class Pool:
                 _log.info("teacher %s is back", teacher.endpoint)
             self.changed()
 
-    async def _close(self, teacher: _Teacher) -> None:
-        await _good_bye(teacher.transport)
-
-    def _start(self, work: Coroutine[Any, Any, None], teacher: _Teacher | None = None) -> None:
+    def _start(self, work: Coroutine[Any, Any, None], teacher: Teacher | None = None) -> None:
         """Run a task of our own; what it raises beyond TeacherError ends the pool."""
         if teacher is not None:
             teacher.busy = True
@@ -288,26 +261,5 @@ class Pool:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=_CLOSE)
-        transports = [t.transport for t in itertools.chain(self._teachers.values(), self._left)]
-        await asyncio.gather(*(_good_bye(transport) for transport in transports))
+        await asyncio.gather(*(teacher.close() for teacher in (*self._teachers.values(), *self._left)))
         self._teachers.clear()
-
-
-def _least_loaded(teachers: Sequence[_Teacher]) -> _Teacher | None:
-    """Who would be done first with one request more. One that has yet to prove itself is tried at once, but with one."""
-    free = [t for t in teachers if t.load < (IN_FLIGHT if t.health.proven else 1)]
-    return min(free, key=lambda t: ((t.load + 1) * t.health.service, t.load), default=None)
-
-
-def _difference(spec: ModelSpec, wanted: ModelSpec) -> str:
-    if spec.name != wanted.name:
-        return f"it serves '{spec.name}', but the others '{wanted.name}'"
-    named = [", ".join(f"{o.name} {o.datatype} {list(o.shape)}" for o in one.outputs) for one in (spec, wanted)]
-    return f"'{spec.name}' has the outputs {named[0]} here, but {named[1]} elsewhere"
-
-
-async def _good_bye(transport: Transport) -> None:
-    try:
-        await asyncio.wait_for(transport.close(), _CLOSE)
-    except (TeacherError, asyncio.TimeoutError):
-        _log.debug("a connection did not close in time")

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from paddleseg_ext.errors import NoTeacherError
 from paddleseg_ext.service import health, pool
+from paddleseg_ext.service.answers import finite
 from paddleseg_ext.service.pipeline import Options, Pipeline, Task
-from paddleseg_ext.service.pool import IN_FLIGHT
 from paddleseg_ext.service.spec import ModelSpec
+from paddleseg_ext.service.teacher import IN_FLIGHT
 from tests.service.teachers import (
     AWAY,
     GOOD,
@@ -140,6 +141,14 @@ def test_a_teacher_of_another_model_gets_no_work():
     world = World({"good:1": Teacher(), "other:2": other})
     run(world, 30, spec=SPEC)
     assert other.asked == 0
+
+
+def test_of_teachers_of_two_models_those_of_one_are_asked():
+    other = ModelSpec("triple", "1", SPEC.inputs, SPEC.outputs)
+    world = World({f"t:{i}": Teacher(spec=other if i % 2 else SPEC) for i in range(4)})
+    run(world, 60)
+    asked = [bool(teacher.asked) for teacher in world.teachers.values()]
+    assert asked in ([True, False, True, False], [False, True, False, True])
 
 
 def test_a_teacher_that_hangs_holds_nothing_up_for_more_than_seconds():
@@ -340,6 +349,15 @@ def test_the_answers_of_one_batch_fit_together_where_the_description_leaves_size
         results = list(line.run(tasks(100), OUTPUTS))
     wide = [said["prediction"].shape[1] == 2 for _, said in results]
     assert len(wide) == 100 and all(wide[30:])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
+def test_every_kind_of_value_that_is_not_finite_is_found(dtype, value):
+    x = np.array([0, -1.5, 3, np.finfo(dtype).max, np.finfo(dtype).min, np.finfo(dtype).tiny], dtype).reshape(2, 3)
+    assert finite(x) and finite(x[:, ::2]) and finite(x[:0])
+    x[1, 0] = value
+    assert not finite(x) and not finite(x[:, ::2]) and finite(x[:1])
 
 
 def test_nothing_is_read_twice_for_an_empty_reader():
