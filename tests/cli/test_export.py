@@ -28,7 +28,7 @@ def run(world, *args, code=0):
     done = subprocess.run(
         [*command, "--model_path", "model.pdparams", "--save_dir", "exported", *args],
         **{"cwd": world.folder, "env": {"PYTHONPATH": str(ROOT), "HOME": str(world.folder), "PATH": ""}},
-        **{"capture_output": True, "text": True, "timeout": 180},
+        **{"capture_output": True, "text": True, "timeout": 300},
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout if code == 0 else done.stderr.strip().splitlines()[-1]
