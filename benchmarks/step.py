@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -29,11 +30,12 @@ from paddleseg_ext.inference.runners import BACKENDS
 from paddleseg_ext.inference.select import select
 
 WARM_UP = 2
+SWITCHES = ("bf16", "accumulate", "recompute")
 MEMORY = ("alone", "layer_step", "engine_step", "cached_step", "tutorial_loop")
 
 
 def measure(setting: Setting, repeats: int, cache: Path, everything: bool = True) -> dict:
-    """Times in seconds, ratios and what engines were tried; without `everything`, only what a step costs and why."""
+    """Times in seconds, ratios, peaks of memory and what engines were tried; without `everything`, only what a step costs."""
     world = World(setting, cache)
     with world.stack:
         contest, _ = world.contest()
@@ -48,7 +50,8 @@ def measure(setting: Setting, repeats: int, cache: Path, everything: bool = True
     result = {"setting": asdict(setting), "title": str(setting), "repeats": repeats}
     result |= {"engine": choice.name, "tried": list(map(str, choice.trials))}
     result["seconds"] = {name: round(statistics.median(values), 4) for name, values in seconds.items()}
-    return result | {"ratios": ratios(seconds)}
+    result["ratios"] = ratios(seconds)
+    return with_memory(result, cache) if everything else result
 
 
 def engine_ways(world: World, chosen: str, passed: list[str]) -> dict[str, Way]:
@@ -67,7 +70,7 @@ def full_ways(world: World) -> dict[str, Way]:
     """The layer with and without its graph, steps with the layer and with stored outputs, and the tutorial's loop."""
     ways: dict[str, Way] = {
         "teacher_layer": lambda: world.layer(world.batch),
-        "teacher_graph": lambda: with_graph(world.teacher, world.batch),
+        "teacher_graph": lambda: with_graph(world.layer.model, world.batch),
         "layer_step": world.distilled(world.layer),
         "tutorial_loop": world.tutorial(),
     }
@@ -115,10 +118,25 @@ def ratios(seconds: dict[str, list[float]]) -> dict[str, float]:
     return found
 
 
+def measure_switches(setting: Setting, repeats: int, cache: Path) -> dict:
+    """The student alone under each switch of training, beside without."""
+    world = World(setting, cache)
+    with world.stack:
+        ways = {"alone": world.alone()} | {name: world.switched(name) for name in SWITCHES}
+        seconds = timed(ways, repeats)
+    rows = [dict(zip(seconds, row, strict=True)) for row in zip(*seconds.values(), strict=True)]
+    result = {"setting": asdict(setting), "title": setting.student, "repeats": repeats, "engine": "layer"}
+    result["seconds"] = {name: round(statistics.median(values), 4) for name, values in seconds.items()}
+    result["ratios"] = {
+        f"{name}_to_alone": round(statistics.median(row[name] / row["alone"] for row in rows), 4) for name in SWITCHES
+    }
+    return with_memory(result, cache)
+
+
 def with_memory(result: dict, cache: Path) -> dict:
     """The result with the peaks, in MiB, of processes that do one thing only."""
     peaks = {}
-    for name in MEMORY:
+    for name in (*MEMORY, *SWITCHES):
         if name not in result["seconds"]:
             continue
         asked = json.dumps({"way": name, "engine": result["engine"], "setting": result["setting"], "cache": str(cache)})
@@ -126,12 +144,10 @@ def with_memory(result: dict, cache: Path) -> dict:
         if done.returncode:
             raise RuntimeError(done.stderr[-2000:])
         peaks[name] = json.loads(done.stdout.splitlines()[-1])
-    result["ratios"] |= {
-        f"memory_of_{name}_to_student_alone": round(peaks[name] / peaks["alone"], 4)
-        for name in peaks
-        if name != "alone"
-    }
-    result["ratios"]["memory_to_student_alone"] = round(peaks["engine_step"] / peaks["alone"], 4)
+    for name in peaks:
+        result["ratios"][f"memory_of_{name}_to_student_alone"] = round(peaks[name] / peaks["alone"], 4)
+    if "engine_step" in peaks:
+        result["ratios"]["memory_to_student_alone"] = round(peaks["engine_step"] / peaks["alone"], 4)
     return result | {"peak_mib": peaks}
 
 
@@ -141,13 +157,14 @@ def peak(asked: dict) -> float:
     world = World(setting, Path(asked["cache"]))
     with world.stack:
         engine = world.engine(asked["engine"]) if asked["way"] == "engine_step" and asked["engine"] != "layer" else None
-        way = {
+        known = {
             "alone": world.alone,
             "layer_step": lambda: world.distilled(world.layer),
             "engine_step": lambda: world.distilled(engine or world.layer),
             "cached_step": world.cached,
             "tutorial_loop": world.tutorial,
-        }[asked["way"]]()
+        }
+        way = world.switched(asked["way"]) if asked["way"] in SWITCHES else known[asked["way"]]()
         for _ in range(3):
             way()
         processes = ["self"] + ([str(engine.run.process)] if engine is not None else [])
@@ -203,16 +220,11 @@ def main() -> None:
     if args.page:
         from step_page import write_page
 
-        write_page(
-            args.page,
-            args.repeats,
-            lambda *given, **options: measure(*given, cache=cache, **options),
-            lambda result: with_memory(result, cache),
-            machine(),
-        )
+        measures = (partial(measure, cache=cache), partial(measure_switches, cache=cache))
+        write_page(args.page, args.repeats, *measures, machine())
         return
     given = (args.teacher, args.student, args.batch, tuple(args.size), args.classes, args.pairs, args.teachers)
-    result = with_memory(measure(Setting(*given), args.repeats, cache), cache) | {"machine": machine()}
+    result = measure(Setting(*given), args.repeats, cache) | {"machine": machine()}
     text = json.dumps(result, indent=1)
     if args.json:
         args.json.write_text(text + "\n")

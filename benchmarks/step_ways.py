@@ -1,6 +1,7 @@
 """The steps that benchmarks/step.py measures: what each of them does once, and where its teacher's outputs come from."""
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from paddleseg_ext.distill.distiller import Distiller, Pair
 from paddleseg_ext.distill.own_resolution import own_logits
 from paddleseg_ext.distill.recorder import Recorder
 from paddleseg_ext.engine import env
+from paddleseg_ext.engine.recompute import recompute_blocks
 from paddleseg_ext.engine.supervised import SupervisedStep
 from paddleseg_ext.engine.trainer import Trainer
 from paddleseg_ext.inference.job import ExportJob, export, plain
@@ -72,15 +74,17 @@ class World:
         self.batch = Batch(images, paddle.randint(0, setting.classes, [setting.batch, height, width]))
         self.stack = contextlib.ExitStack()
         self.student, _, self.own, self.recorder = self._model(setting.student, train=True)
-        self.teacher, self.component, own, recorder = self._model(setting.teacher, train=False)
-        self.layer = ModelTeacher(self.teacher, recorder, own)
-        outputs = self.student(images)
+        outputs = len(self.student(images))
         cross = build(component({"type": "CrossEntropyLoss"}, "loss"), "loss")
-        self.task_loss = TaskLoss([WeightedLoss(cross, 1.0)] * len(outputs), self.student, "student: loss")
-        del outputs
+        self.task_loss = TaskLoss([WeightedLoss(cross, 1.0)] * outputs, self.student, "student: loss")
         self.optimizer = paddle.optimizer.Momentum(0.001, parameters=self.student.parameters())
-        self.trainer = Trainer()
         self.supervised = SupervisedStep(self.student, self.task_loss)
+
+    @functools.cached_property
+    def layer(self) -> ModelTeacher:
+        """The teacher, built when it is first wanted: the student alone does without its memory."""
+        teacher, self.component, own, recorder = self._model(self.setting.teacher, train=False)
+        return ModelTeacher(teacher, recorder, own)
 
     def _model(self, name: str, train: bool) -> tuple:
         config = specification(name, self.setting.classes)
@@ -98,7 +102,7 @@ class World:
         job = ExportJob(plain(self.component), self.setting.classes, 3, *names, None, tuple(self.batch.images.shape))
         by_layer = wanted.by_layer(self.layer)
         contest = Contest(
-            *(job, self.teacher, digest(self.teacher), by_layer, [self.batch.images]),
+            *(job, self.layer.model, digest(self.layer.model), by_layer, [self.batch.images]),
             cache=self.cache,
             threads=env.threads(),
             reset=env.use_all_cores,
@@ -110,7 +114,7 @@ class World:
         contest, wanted = self.contest()
         backend, precision = name.split()
         kinds = [kind + fixed for kind in BACKENDS[backend].kinds for fixed in ("", "-fixed")]
-        folders = (export(contest.job, self.teacher, contest.weights, kind, self.cache)[0] for kind in kinds)
+        folders = (export(contest.job, self.layer.model, contest.weights, kind, self.cache)[0] for kind in kinds)
         folder = next(found for found in folders if found is not None)
         run = start(backend, folder, precision, contest.threads, self.batch.images)
         self.stack.callback(run.close)
@@ -153,7 +157,7 @@ class World:
         def step() -> None:
             paddle.base.core.set_num_threads(1)
             try:
-                taught = with_graph(self.teacher, self.batch)
+                taught = with_graph(self.layer.model, self.batch)
                 outputs = self.student(self.batch.images)
                 losses = [cross(logits, self.batch.labels) for logits in outputs]
                 losses.append(3.0 * divergence(outputs[0], taught[0].detach()))
@@ -168,9 +172,20 @@ class World:
 
         return step
 
-    def train(self, step: Callable[[Batch], StepOutput]) -> None:
+    def switched(self, name: str) -> Way:
+        """The student alone with one of the switches of training: bf16, accumulate (in two parts), recompute."""
+        trainer = Trainer(precision="bf16" if name == "bf16" else "fp32", accumulate=2 if name == "accumulate" else 1)
+        step = self.supervised
+        if name == "recompute":
+            model, *_ = self._model(self.setting.student, train=True)
+            recompute_blocks(model)
+            step = SupervisedStep(model, self.task_loss)
+        optimizer = paddle.optimizer.Momentum(0.001, parameters=step.parameters())
+        return lambda: self.train(step, trainer, optimizer)
+
+    def train(self, step: Callable[[Batch], StepOutput], trainer=None, optimizer=None) -> None:
         """One iteration of the only loop, and a look at the loss: work that is put off would not be measured."""
-        progress = self.trainer.run(step, [self.batch], self.optimizer, [], 1)
+        progress = (trainer or Trainer()).run(step, [self.batch], optimizer or self.optimizer, [], 1)
         assert progress.output is not None
         float(next(iter(progress.output.losses.values())))
 

@@ -114,3 +114,19 @@ def test_another_seed_than_the_checkpoints_is_refused(world):
     world.run(TRAIN, iters=4, seed=1)
     text = world.run(TRAIN, iters=8, seed=2, resume_model="auto", code=2)
     assert "error: --seed 2: out/iter_4 was trained with seed 1" in text
+
+
+def test_an_accumulating_run_goes_on_to_the_same_bits(world):
+    flags = {"accumulate": 2, "batch_size": 2, "save_interval": 2, "log_iters": 1}
+    text = world.run(TRAIN, save_dir="whole", iters=4, **flags)
+    assert "8 training images, 2 iterations an epoch" in text  # an iteration is an update
+    world.run(TRAIN, save_dir="cut", iters=4, **flags)
+    (world.folder / "cut/iter_4").rename(world.folder / "gone")  # as if it had been killed before
+    assert "resumed from cut/iter_2" in world.run(
+        TRAIN, save_dir="cut", iters=4, resume_model="auto", seed=None, **flags
+    )
+    for name in ("model.pdparams", "model.pdopt"):
+        whole, cut = (world.weights(f"{folder}/iter_4/{name}") for folder in ("whole", "cut"))
+        whole.pop("LR_Scheduler", None), cut.pop("LR_Scheduler", None)
+        assert same_bits(whole, cut)
+    assert "--recompute: ToyNet has no blocks" in world.run(TRAIN, iters=1, recompute=True, code=2)
