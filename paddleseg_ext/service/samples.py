@@ -44,7 +44,7 @@ class Layout:
 
     def with_answers(self, batch: Batch, answers: Arrays) -> Batch:
         """The slots of a batch followed by what the teachers say of it."""
-        said: list[Column] = [answers[name] for name in self.outputs]
+        said: list[Column] = [_whole(answers[name]) for name in self.outputs]
         if self.variables is not None:
             wanted = self.variables[len(self.ins) :]
             said = [_as_declared(x, variable, "the teachers gave") for x, variable in zip(said, wanted, strict=True)]
@@ -174,6 +174,11 @@ def rows(batch: Batch) -> Iterator[tuple[np.ndarray, ...]]:
     """The samples of a batch."""
     for row in range(len(batch[0])):
         yield tuple(column[row, ...] if isinstance(column, np.ndarray) else column[row] for column in batch)
+
+
+def _whole(x: np.ndarray) -> np.ndarray:
+    """As float32, where numbers of 16 bits have only been chosen for the way: losses expect whole ones."""
+    return x.astype(np.float32) if x.dtype == np.float16 else x
 
 
 def _as_declared(x: np.ndarray, variable: Variable, who: str) -> np.ndarray:

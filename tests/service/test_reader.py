@@ -10,7 +10,8 @@ import pytest
 
 from paddleseg_ext.errors import ConfigError, DataError, NoTeacherError
 from paddleseg_ext.service.reader import DistillReader, ReaderSettings
-from tests.service.teachers import AWAY, GOOD, Teacher, World, moody, names_of_threads, until
+from paddleseg_ext.service.samples import layout
+from tests.service.teachers import AWAY, GOOD, SPEC, Teacher, World, moody, names_of_threads, until
 
 
 @pytest.fixture(autouse=True)
@@ -101,6 +102,12 @@ def test_an_output_answers_to_its_name_and_alias(world, name):
     [(img, _, prediction, total)] = train_reader()
     np.testing.assert_array_equal(prediction, 2 * img)
     np.testing.assert_array_equal(total[:, 0], img.sum(axis=1))
+
+
+def test_what_travels_in_16_bits_comes_as_float32_as_losses_need_it():
+    made = layout(["img"], ["prediction"], SPEC, rows=None)
+    image, said = made.with_answers((np.ones([2, 2], "float32"),), {"prediction": np.full([2, 2], 0.5, "float16")})
+    assert said.dtype == np.float32 and (said == 0.5).all()
 
 
 def test_a_file_of_paddle_serving_gives_names_that_the_teachers_do_not_know(world, tmp_path):
