@@ -158,7 +158,10 @@ def test_exporting_again_replaces_the_files_and_leaves_others(world):
         ),
         (("--config", "other.yml"), "error: other.yml: no such file"),
         (("--opts", "model.num_classes=3", "model.type='UNet'"), "error: model.pdparams: 0 of "),
-        (("--opts", "val_dataset.val_path='broken.txt'"), "error: student.yml:17: val_dataset: ./broken.png: not a readable image"),
+        (
+            ("--opts", "val_dataset.val_path='broken.txt'"),
+            "error: student.yml:17: val_dataset: ./broken.png: not a readable image",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_and_nothing_is_left(world, args, message):

@@ -31,7 +31,14 @@ def test_higher_values_lie_higher_and_later_ones_to_the_right():
 
 def test_ticks_are_round_and_within_the_values():
     svg = curves({"a": [(0, 0.0), (500, 1.0)]}, COLOURS, "x")
-    assert ticks(svg, "end") == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1]) and ticks(svg, "middle") == [0, 100, 200, 300, 400, 500]
+    assert ticks(svg, "end") == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1]) and ticks(svg, "middle") == [
+        0,
+        100,
+        200,
+        300,
+        400,
+        500,
+    ]
 
 
 def test_values_over_many_powers_of_ten_get_a_logarithmic_axis_but_not_those_below_zero():
