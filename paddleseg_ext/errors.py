@@ -39,6 +39,10 @@ class NoTeacherError(TrainingError):
     """No teacher of a service has answered for too long."""
 
 
+class StoppedWaiting(NoTeacherError):
+    """Asked to stop while no teacher of a service answered."""
+
+
 def closest(name: str, known: Iterable[str], count: int = 3) -> str:
     """`; closest: 'a', 'b'`, the names most like `name`, or all of a short list, or nothing."""
     known = sorted(set(known))

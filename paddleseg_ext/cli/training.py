@@ -34,7 +34,7 @@ from paddleseg_ext.engine.hooks import (
 from paddleseg_ext.engine.optimizer import build_optimizer
 from paddleseg_ext.engine.recompute import recompute_blocks
 from paddleseg_ext.engine.trainer import Hook, Trainer
-from paddleseg_ext.errors import ConfigError, NoTeacherError
+from paddleseg_ext.errors import ConfigError, NoTeacherError, StoppedWaiting
 from paddleseg_ext.losses.build import build_task_losses
 from paddleseg_ext.losses.task import TaskLoss
 from paddleseg_ext.models import build_model
@@ -141,14 +141,18 @@ def train(
     sampler = ResumableSampler(len(data.train), images, state.seed, start, config.iters, env.rank(), ranks)
     _log.info("%d training images, %d iterations an epoch", len(data.train), sampler.batches_per_epoch)
     own_hooks, checkpoint = _hooks(session, model, extras, optimizer, trainer, sampler, name, teacher)
-    hooks = [*further_hooks, *own_hooks, checkpoint]
+    stop = StopHook(args.log_iters)
+    hooks = [*further_hooks, stop, *own_hooks, checkpoint]
     parallel = paddle.DataParallel(step, find_unused_parameters=True) if ranks > 1 else step
     model.train()
-    loader = TrainLoader(data.train, sampler, args.num_workers, ahead)
+    loader = TrainLoader(data.train, sampler, args.num_workers, ahead, stop.asked_alone)
     try:
         trainer.run(parallel, loader, optimizer, hooks, config.iters, start)
     except NoTeacherError as error:
         folder = checkpoint.save_unfinished()
+        if isinstance(error, StoppedWaiting):
+            _log.warning("%s; go on with --resume_model %s", error, folder or "the last checkpoint")
+            return
         raise NoTeacherError(f"{error}; go on with --resume_model {folder}" if folder else str(error)) from None
     env.wait_for_all()
 
@@ -218,7 +222,7 @@ def _hooks(
     bar = ProgressBar("training", "iter", shown=first)
     batch_size = config.batch_size * args.accumulate * env.world_size()
     log = LogHook(args.log_iters, interval, batch_size, sampler.batches_per_epoch, records, visual, bar, writes=first)
-    hooks: list[Hook] = [StopHook(args.log_iters), log]
+    hooks: list[Hook] = [log]
     evaluation = None
     if val is not None:
         options = {"precision": args.precision, "num_workers": args.num_workers}

@@ -16,8 +16,8 @@ from paddleseg_ext.types import Batch
 
 Sample = dict[str, Any]
 
-Ahead = Callable[[Iterator[Sample]], Iterator[Sample]]
-"""Collated arrays in, the same with more arrays out; it may read ahead."""
+Ahead = Callable[[Iterator[Sample], Callable[[], bool]], Iterator[Sample]]
+"""Collated arrays in, the same with more arrays out; it may read ahead. Where it waits, it looks whether it is to stop."""
 
 
 class SeededDataset(Dataset):
@@ -56,12 +56,19 @@ class TrainLoader:
     Args:
         num_workers: processes that read; 0 reads in this one.
         ahead: adds arrays to each batch, which end in `Batch.extra`.
+        stopped: whether `ahead` is to stop waiting.
     """
 
     def __init__(
-        self, dataset: Dataset, sampler: ResumableSampler, num_workers: int = 0, ahead: Ahead | None = None
+        self,
+        dataset: Dataset,
+        sampler: ResumableSampler,
+        num_workers: int = 0,
+        ahead: Ahead | None = None,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.dataset, self.sampler, self.num_workers, self.ahead = dataset, sampler, num_workers, ahead
+        self.dataset, self.sampler, self.num_workers = dataset, sampler, num_workers
+        self.ahead, self.stopped = ahead, stopped
         self._seeded = SeededDataset(dataset, sampler.seed)
 
     def __len__(self) -> int:
@@ -69,7 +76,8 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         raw = self._raw()
-        for iteration, arrays in enumerate(raw if self.ahead is None else self.ahead(raw), self.sampler.start):
+        samples = raw if self.ahead is None else self.ahead(raw, self.stopped)
+        for iteration, arrays in enumerate(samples, self.sampler.start):
             yield self._to_batch(arrays, iteration)
 
     def _raw(self) -> Iterator[Sample]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from paddleseg_ext.errors import NoTeacherError
+from paddleseg_ext.errors import NoTeacherError, StoppedWaiting
 from paddleseg_ext.service.endpoints import Rates
 from paddleseg_ext.service.pool import Pool, Request
 from paddleseg_ext.service.spec import ModelSpec
@@ -48,7 +48,7 @@ class Options:
     capacity: tasks that are held at most, from being read until they are taken: the bound on memory. ordered: whether they come
     in the order in which they were read, or as they are answered. timeout: seconds without any answer after which waiting
     ends. spec: what teachers must serve; None: the same as the first to be reached. begin: seconds to reach the first;
-    None: `timeout`. rates: counts what each teacher does.
+    None: `timeout`. rates: counts what each teacher does. stopped: looked at while waiting, whether to give up.
     """
 
     capacity: int = 16
@@ -57,6 +57,7 @@ class Options:
     spec: ModelSpec | None = None
     begin: float | None = None
     rates: Rates | None = None
+    stopped: Callable[[], bool] = lambda: False
 
 
 class Pipeline:
@@ -98,7 +99,7 @@ class Pipeline:
             outputs: what is wanted of the teachers, by name or alias.
 
         Raises:
-            NoTeacherError: no answer for `timeout` seconds.
+            NoTeacherError: no answer for `timeout` seconds; StoppedWaiting where it is told to give up.
             Exception: what reading raised, after everything that was read before; what went wrong in the pipeline.
         """
         self._engine.pool.outputs = tuple(outputs)
@@ -158,6 +159,8 @@ class Pipeline:
         with engine.changed:
             while not done():
                 engine.check()
+                if self.options.stopped():
+                    raise StoppedWaiting(f"asked to stop while waiting for teachers: {engine.pool.state()}")
                 now = time.monotonic()
                 if engine.pool.answers != answers:
                     answers, began = engine.pool.answers, now

@@ -23,6 +23,7 @@ _LEAST, _MOST = 4, 32  # batches that are held ahead of the student
 _BYTES = 1 << 30  # that they should not exceed
 
 Sample = dict[str, Any]
+Ahead = Callable[[Iterator[Sample], Callable[[], bool]], Iterator[Sample]]
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,10 @@ class Service:
             [(_, said)] = pipeline.run([Task(None, [{self.image: images}])], outputs)
         return said
 
-    def ahead(self, outputs: Sequence[str]) -> Callable[[Iterator[Sample]], Iterator[Sample]]:
+    def ahead(self, outputs: Sequence[str]) -> Ahead:
         """Reads collated samples ahead and adds outputs to them, which RemoteTeacher finds in its batch."""
 
-        def run(samples: Iterator[Sample]) -> Iterator[Sample]:
+        def run(samples: Iterator[Sample], stopped: Callable[[], bool]) -> Iterator[Sample]:
             # Read before the thread is started: the processes of a data loader are forked by it.
             first = next(samples, None)
             if first is None:
@@ -57,15 +58,15 @@ class Service:
             # The processes of a data loader give tensors.
             parts = ((sample, np.asarray(sample["img"])) for sample in itertools.chain([first], samples))
             tasks = (Task(sample, [{self.image: images}]) for sample, images in parts)
-            with self._open(capacity) as pipeline:
+            with self._open(capacity, stopped) as pipeline:
                 for sample, said in pipeline.run(tasks, outputs):
                     yield {**sample, **{PREFIX + name: x for name, x in said.items()}}
 
         return run
 
-    def _open(self, capacity: int) -> Pipeline:
+    def _open(self, capacity: int, stopped: Callable[[], bool] = lambda: False) -> Pipeline:
         rates = Rates()
-        options = Options(capacity, timeout=self.timeout, spec=self.spec, rates=rates)
+        options = Options(capacity, timeout=self.timeout, spec=self.spec, rates=rates, stopped=stopped)
         return Pipeline(self.open_source(rates), self.connect, options)
 
 
@@ -91,7 +92,7 @@ class RemoteTeacher:
         features = {key: name for key, name in self.features.items() if key in keys}
         return RemoteTeacher(self.service, self.logits[:outputs], features)
 
-    def ahead(self) -> Callable[[Iterator[Sample]], Iterator[Sample]]:
+    def ahead(self) -> Ahead:
         """`Service.ahead` for what this teacher needs."""
         return self.service.ahead(self.outputs)
 

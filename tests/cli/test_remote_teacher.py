@@ -1,6 +1,7 @@
 """Distillation from a teacher on another port: the same as from one in this process, and what happens when it is gone."""
 
 import re
+import signal
 import subprocess
 from pathlib import Path
 
@@ -97,6 +98,30 @@ def test_without_a_teacher_training_ends_with_a_checkpoint_and_goes_on_to_the_sa
     world.run(DISTILL, teacher_config=None, distill_teachers=served.endpoint, iters=60, save_interval=60)
     for name in ("model.pdparams", "model.pdopt"):
         assert same_bits(*(world.weights(f"{folder}/iter_60/{name}") for folder in ("out", "cut")))
+
+
+def test_a_student_that_waits_for_teachers_stops_when_it_is_asked_to(world, weights):
+    server = Served(weights).ready()
+    try:
+        flags = {"teacher_config": None, "distill_teachers": server.endpoint, "teacher_timeout": 80, "iters": 60}
+        command = [*LAUNCH, *world.command(DISTILL, **flags, save_interval=60)]
+        process = subprocess.Popen(
+            command, cwd=world.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        for line in process.stdout:
+            if "iter: 3/60" in line:
+                server.halt()
+            if "waiting for teachers for" in line:
+                process.send_signal(signal.SIGTERM)
+                break
+        said = process.communicate(timeout=30)[0]
+    finally:
+        server.close()
+    assert process.returncode == 0, said
+    saved = re.search(r"asked to stop while waiting for teachers: .*; go on with --resume_model (out/iter_\d+)", said)[
+        1
+    ]
+    assert (world.folder / saved / "model.pdparams").is_file()
 
 
 def test_an_address_where_nobody_is_ends_the_command_at_its_start(world):

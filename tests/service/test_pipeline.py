@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from paddleseg_ext.errors import NoTeacherError
+from paddleseg_ext.errors import NoTeacherError, StoppedWaiting
 from paddleseg_ext.service import health, pool
 from paddleseg_ext.service.answers import finite
 from paddleseg_ext.service.pipeline import Options, Pipeline, Task
@@ -216,6 +216,16 @@ def test_without_a_teacher_for_too_long_an_error_says_why():
     world = World({"a:1": Teacher(lambda: AWAY)})
     with pipeline(world, timeout=0.4) as line, pytest.raises(NoTeacherError, match="0.4 s.*0 of 1 teachers.*a:1: away"):
         list(line.run(tasks(3), OUTPUTS))
+
+
+def test_waiting_ends_when_it_is_told_to():
+    world = World({"a:1": Teacher(lambda: AWAY)})
+    stopped = threading.Event()
+    threading.Timer(0.1, stopped.set).start()
+    began = time.monotonic()
+    with pipeline(world, stopped=stopped.is_set) as line, pytest.raises(StoppedWaiting, match="a:1: away"):
+        list(line.run(tasks(3), OUTPUTS))
+    assert time.monotonic() - began < 3
 
 
 def test_a_teacher_grown_slow_beyond_its_deadline_is_not_asked_in_vain_for_ever(monkeypatch):

@@ -103,6 +103,10 @@ class StopHook:
         if self._previous is not None:
             signal.signal(signal.SIGTERM, self._previous)
 
+    def asked_alone(self) -> bool:
+        """Whether it was asked and no other rank is to be waited for."""
+        return self._asked.is_set() and env.world_size() == 1
+
     def _ask(self, _number: int, _frame: FrameType | None) -> None:
         self._asked.set()
 
