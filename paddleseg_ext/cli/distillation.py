@@ -196,8 +196,8 @@ def _quick(session: Session, member: Member, members: Sequence[Member], pairs: S
 
 def _prepared(teacher: Teacher, prepare: Callable[[Teacher], Teacher], batch: Batch, path: str) -> Teacher:
     """What the user's file makes of a teacher, tried once."""
-    if isinstance(teacher, nn.Layer):
-        raise ConfigError(f"{path}: prepare_teacher is for a teacher that does not learn too")
+    if isinstance(teacher, nn.Layer | RemoteTeacher):
+        raise ConfigError(f"{path}: prepare_teacher is for a teacher in this process that does not learn too")
     made = prepare(teacher)
     before, after = teacher(batch), made(batch) if callable(made) else None
     if not isinstance(after, TeacherOutputs):

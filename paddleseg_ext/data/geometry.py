@@ -143,7 +143,7 @@ def _moved(op: Any, data: Data) -> tuple[Axis, Axis]:
 
 
 def _line(probe: np.ndarray) -> Axis:
-    """The step that a probe's first line tells. A window that was enlarged to the image's size begins and ends with its own ends."""
+    """The step that a probe's first line tells. An enlarged window begins and ends with its own ends."""
     numbers = probe[probe >= _FIRST] - _FIRST
     kept = len(numbers)
     if kept == 0 or not (probe[:kept] >= _FIRST).all():

