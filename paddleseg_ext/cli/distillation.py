@@ -189,7 +189,7 @@ def _quick(session: Session, member: Member, members: Sequence[Member], pairs: S
         prefix = f"{member.name}/"
         keys = [name.removeprefix(prefix) for name in keys if name.startswith(prefix)]
     shapes = [x.shape if isinstance(x, Tensor) else () for x in member.teacher(batch).logits]
-    used = {pair.teacher for pair in pairs if isinstance(pair.teacher, int)} if len(members) == 1 else None
+    used = {pair.teacher for pair in pairs if isinstance(pair.teacher, int)} or {0} if len(members) == 1 else None
     wanted = Wanted.of(member.teacher, batch.images.shape[2:], shapes, dict.fromkeys(keys), used)
     return faster(session, member.name, member.teacher, member.component, wanted)
 

@@ -25,8 +25,9 @@ from paddleseg_ext.distill.recorder import Recorder
 from paddleseg_ext.distill.user_file import load_user_file
 from paddleseg_ext.inference.pooling import exact_pooling
 
-FORMATS = ("paddle", "onnx")
-"""'paddle' is a model of Paddle's old IR, which paddle.inference runs with oneDNN; 'onnx' is for OpenVINO and ONNX Runtime."""
+FORMATS = ("paddle", "pir", "onnx")
+"""'paddle' is a model of Paddle's old IR, which paddle.inference runs with oneDNN; 'pir' of its new one, which it runs without;
+'onnx' is for OpenVINO and ONNX Runtime."""
 
 _SECONDS = 300  # an export that takes longer hangs
 _PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "paddleseg", "paddle2onnx", "openvino")
@@ -142,7 +143,7 @@ def _export_in_child(job: ExportJob, model: nn.Layer, kind: str, work: Path) -> 
 
 
 def run_job(work: Path, kind: str) -> None:
-    """In the child: write `model/model.pdmodel` or `model/model.onnx`."""
+    """In the child: write `model/model.pdmodel`, `model/model.json` or `model/model.onnx`."""
     from paddleseg_ext.models import build_model, load_weights, without_pretrained
 
     job = ExportJob(**json.loads((work / "job.json").read_text()))
@@ -156,7 +157,7 @@ def run_job(work: Path, kind: str) -> None:
         layer.eval()
         specification = [paddle.static.InputSpec(shape, "float32", name="x")]
         static = paddle.jit.to_static(layer, input_spec=specification, full_graph=True)
-        if kind.startswith("paddle"):
+        if not kind.startswith("onnx"):
             paddle.jit.save(static, str(work / "model" / "model"))
         else:
             save_onnx(static, work / "model" / "model.onnx")

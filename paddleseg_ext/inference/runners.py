@@ -46,7 +46,7 @@ def paddle_config(
 
 
 def paddle_runner(folder: Path, precision: str, threads: int, device: str) -> ArrayRunner:
-    """paddle.inference: on a CPU with oneDNN, which reads the old IR alone, and on a GPU natively."""
+    """paddle.inference: on a CPU with oneDNN from the old IR and without from PIR, which takes more models; on a GPU natively."""
     import paddle
 
     predictor = paddle_predictor(folder, precision, threads, device)
@@ -128,8 +128,8 @@ def onnxruntime_runner(folder: Path, precision: str, threads: int, device: str) 
 
 @dataclass(frozen=True)
 class Backend:
-    """One engine: what must be installed, the exports it reads in the order of preference, the precisions it has on a CPU, and
-    how it is started: from an export, with a precision, a number of threads and Paddle's name of the device."""
+    """One engine: what must be installed, the exports it reads, the best first, which alone bf16 takes, its precisions on a CPU,
+    and how it is started: from an export, with a precision, a number of threads and Paddle's name of the device."""
 
     modules: tuple[str, ...]
     kinds: tuple[str, ...]
@@ -139,6 +139,6 @@ class Backend:
 
 BACKENDS: Mapping[str, Backend] = {
     "openvino": Backend(("openvino", "paddle2onnx"), ("onnx",), ("bf16", "fp32"), openvino_runner),
-    "paddle": Backend((), ("paddle",), ("bf16", "fp32"), paddle_runner),
+    "paddle": Backend((), ("paddle", "pir"), ("bf16", "fp32"), paddle_runner),
     "onnxruntime": Backend(("onnxruntime", "paddle2onnx"), ("onnx",), ("fp32",), onnxruntime_runner),
 }

@@ -97,9 +97,8 @@ def select(contest: Contest, engines: Sequence[str] = tuple(BACKENDS)) -> Choice
             continue
         for precision in precisions or _precisions(name):
             trial, run = _tried(contest, name, precision, wanted, fastest)
-            trials.append(trial)
-            if trial.name == name:
-                break  # what cannot be exported for one precision cannot for another
+            if trial != trials[-1]:  # an export that fails does so for each precision
+                trials.append(trial)
             if run is None:
                 continue
             assert trial.milliseconds is not None
@@ -123,7 +122,8 @@ def _tried(
 ) -> tuple[Trial, Engine | None]:
     """The first export that gives the same, its images of any size if possible, else of the size at hand alone."""
     title, problems = f"{name} {precision}", list[Trial]()
-    for kind in (kind + fixed for kind in BACKENDS[name].kinds for fixed in ("", "-fixed")):
+    kinds = BACKENDS[name].kinds[: 1 if precision == "bf16" else None]
+    for kind in (kind + fixed for kind in kinds for fixed in ("", "-fixed")):
         folder, reason = export(contest.job, contest.model, contest.weights, kind, contest.cache)
         if folder is None:
             problems.append(Trial(name, problem=reason))
@@ -146,7 +146,7 @@ def _tried(
         finally:
             contest.reset()
         run.close()
-    # The least general export that was run says most.
+    # What an engine did says more than what could not be exported.
     return next((trial for trial in problems if trial.name == title), problems[0]), None
 
 

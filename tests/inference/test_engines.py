@@ -244,6 +244,19 @@ def test_the_fastest_is_taken(teacher, model, cache, monkeypatch):
     assert chosen(teacher, model, cache, engines=["paddle"])[0].name == "layer"
 
 
+def test_what_the_old_ir_refuses_paddle_runs_from_the_new_one(teacher, model, cache, monkeypatch):
+    real = selection.export
+
+    def refused(job, layer, weights, kind, folder):
+        return (None, "must be Value") if kind.startswith("paddle") else real(job, layer, weights, kind, folder)
+
+    monkeypatch.setattr(selection, "export", refused)
+    choice, *_ = chosen(teacher, model, cache, engines=["paddle"])
+    said = [str(trial) for trial in choice.trials[1:]]
+    assert said[0] == "paddle: must be Value" and said[1].startswith("paddle fp32: ") and "100.00 %" in said[1]
+    assert len(said) == 2
+
+
 def test_an_engine_that_dies_on_its_first_batch_is_passed_over(teacher, model, cache, monkeypatch):
     def dies(*_):
         raise EngineError("its process ended by SIGSEGV")
