@@ -83,8 +83,10 @@ class Contest:
 def select(contest: Contest, engines: Sequence[str] = tuple(BACKENDS), *, against_layer: bool = True) -> Choice:
     """Export the model for each engine, compare it with the layer on the images, time what passes, take the fastest.
 
-    `engines`: which of BACKENDS, or one with its precision ('paddle bf16'). `against_layer`: whether an engine must be faster than
-    the layer; not so where one is asked for: which is faster today may be another than yesterday.
+    Args:
+        engines: which of BACKENDS, or one with its precision ('paddle bf16').
+        against_layer: whether it must be faster than the layer; not so where one is asked for: which is faster today may be
+            another than yesterday.
     """
     wanted = [contest.layer(batch) for batch in contest.images]
     best = Choice("layer", None)

@@ -338,6 +338,14 @@ def test_an_export_that_is_killed_is_a_line(tmp_path, model, monkeypatch):
     assert export(make_job(), model, "w", "onnx", tmp_path) == (None, "the export ended with code -9")
 
 
+def test_why_an_export_failed_is_looked_for_among_warnings(tmp_path, model, monkeypatch):
+    said = "RuntimeError: no such operator\nW1125 20:16:16.9 1 eager_utils.cc:3584] a warning\n-------\n"
+    for code, reason in ((1, "RuntimeError: no such operator"), (-11, "the export ended with code -11: RuntimeError")):
+        done = subprocess.CompletedProcess([], code, "", said)
+        monkeypatch.setattr(jobs.subprocess, "run", lambda *_a, done=done, **_k: done)
+        assert export(make_job(), model, f"w{code}", "onnx", tmp_path)[1].startswith(reason)
+
+
 def test_of_two_that_export_the_same_the_first_is_taken(tmp_path):
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
