@@ -70,12 +70,13 @@ def faster(session: Session, name: str, layer: ModelTeacher, component: Componen
     known = ["layer", *(f"{n} {precision}" for n in BACKENDS for precision in ("fp16", "bf16", "fp32"))]
     choice = Choice("layer", None)
     if env.rank() == 0:
-        choice = select(contest, list(BACKENDS) if asked == "auto" else [asked])
+        auto = asked == "auto"
+        choice = select(contest, list(BACKENDS) if auto else [asked], against_layer=auto)
         _log.info("[ENGINE] %s: %s; %s is used", name, "; ".join(map(str, choice.trials)), choice.name)
         _write(session, name, choice.name)
     chosen = known[env.from_first(known.index(choice.name))]
     if env.rank() != 0 and chosen != "layer":
-        choice = select(contest, [chosen])
+        choice = select(contest, [chosen], against_layer=False)
     if choice.run is None:
         return layer
     size = (images[0].shape[2], images[0].shape[3])

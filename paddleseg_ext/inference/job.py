@@ -6,6 +6,7 @@ Which IR Paddle uses is settled when it is imported, and an export that crashes 
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -138,8 +139,11 @@ def _export_in_child(job: ExportJob, model: nn.Layer, kind: str, work: Path) -> 
         return f"took more than {_SECONDS} s"
     if done.returncode == 0:
         return ""
-    lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else f"the export ended with code {done.returncode}"
+    ending = f"the export ended with code {done.returncode}"
+    # Not Paddle's own warnings and rules, which come last as often as not.
+    lines = [line.strip() for line in (done.stderr or done.stdout).splitlines()]
+    lines = [line for line in lines if line and not re.match(r"[IW]\d{4} |-+$|\[(Time|Signal)Info", line)]
+    return f"{ending}: {lines[-1][:300]}" if lines and done.returncode < 0 else lines[-1][:300] if lines else ending
 
 
 def run_job(work: Path, kind: str) -> None:

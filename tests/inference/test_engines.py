@@ -77,11 +77,11 @@ def wanted_of(teacher, keys=("head:input",)):
     return Wanted.of(teacher, SIZE, [[2, 3, 4, 4]], keys)
 
 
-def chosen(teacher, model, cache, engines, **options):
+def chosen(teacher, model, cache, engines, against_layer=True, **options):
     wanted, resets = wanted_of(teacher), []
     given = (make_job(), model, digest(model), wanted.by_layer(teacher), batches())
     options = {"cache": cache, "threads": 1, "reset": lambda: resets.append(1), **options}
-    choice = select(Contest(*given, **options), engines)
+    choice = select(Contest(*given, **options), engines, against_layer=against_layer)
     if choice.run is not None:
         choice.run.close()
     return choice, wanted, resets
@@ -242,6 +242,8 @@ def test_the_fastest_is_taken(teacher, model, cache, monkeypatch):
     assert chosen(teacher, model, cache, engines=["paddle"])[0].name == "paddle fp32"
     times = iter([0.01, 0.05, 0.02])
     assert chosen(teacher, model, cache, engines=["paddle"])[0].name == "layer"
+    times = iter([0.01, 0.05])  # a run that goes on keeps its engine, however fast the layer is today
+    assert chosen(teacher, model, cache, engines=["paddle bf16"], against_layer=False)[0].name == "paddle bf16"
 
 
 def test_what_the_old_ir_refuses_paddle_runs_from_the_new_one(teacher, model, cache, monkeypatch):
@@ -334,6 +336,14 @@ def test_an_export_that_is_killed_is_a_line(tmp_path, model, monkeypatch):
     dead = subprocess.CompletedProcess([], -9, "", "")
     monkeypatch.setattr(jobs.subprocess, "run", lambda *_a, **_k: dead)
     assert export(make_job(), model, "w", "onnx", tmp_path) == (None, "the export ended with code -9")
+
+
+def test_why_an_export_failed_is_looked_for_among_warnings(tmp_path, model, monkeypatch):
+    said = "RuntimeError: no such operator\nW1125 20:16:16.9 1 eager_utils.cc:3584] a warning\n-------\n"
+    for code, reason in ((1, "RuntimeError: no such operator"), (-11, "the export ended with code -11: RuntimeError")):
+        done = subprocess.CompletedProcess([], code, "", said)
+        monkeypatch.setattr(jobs.subprocess, "run", lambda *_a, done=done, **_k: done)
+        assert export(make_job(), model, f"w{code}", "onnx", tmp_path)[1].startswith(reason)
 
 
 def test_of_two_that_export_the_same_the_first_is_taken(tmp_path):
