@@ -86,7 +86,9 @@ def _open(args: argparse.Namespace) -> tuple[Session, Path]:
     distill = replace(config.distill, cache=None, outputs=outputs)
     config = replace(config, distill=distill, model=without_pretrained(config.model))
     # What training, whose parts this command uses, has flags for.
-    vars(args).update(teacher_engine="model", teacher_cache=None, save_dir=folder)
+    services = flags.parser("")
+    flags.add_remote_teachers(services)
+    vars(args).update(vars(services.parse_args([])), teacher_engine="model", teacher_cache=None, save_dir=folder)
     assert config.train_dataset is not None
     data = Data(load_train_set(config, with_unlabelled=True), None, dataset_facts(config.train_dataset))
     state = RunState("", 0, 0, config.batch_size)
