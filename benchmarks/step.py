@@ -68,14 +68,13 @@ def engine_ways(world: World, chosen: str, passed: list[str]) -> dict[str, Way]:
 
 def full_ways(world: World) -> dict[str, Way]:
     """The layer with and without its graph, steps with the layer and with stored outputs, and the tutorial's loop."""
-    ways: dict[str, Way] = {
+    return {
         "teacher_layer": lambda: world.layer(world.batch),
         "teacher_graph": lambda: with_graph(world.layer.model, world.batch),
         "layer_step": world.distilled(world.layer),
         "tutorial_loop": world.tutorial(),
+        "cached_step": world.cached(),
     }
-    cached = world.cached()
-    return ways | ({} if cached is None else {"cached_step": cached})
 
 
 def timed(ways: dict[str, Way], repeats: int) -> dict[str, list[float]]:
@@ -112,9 +111,8 @@ def ratios(seconds: dict[str, list[float]]) -> dict[str, float]:
             "engine_step_to_tutorial_loop": median(lambda s: s["engine_step"] / s["tutorial_loop"]),
             "tutorial_loop_to_engine_step": median(lambda s: s["tutorial_loop"] / s["engine_step"]),
             "teacher_layer_to_engine": median(lambda s: s["teacher_layer"] / s["teacher_engine"]),
+            "cached_step_to_student_alone": median(lambda s: s["cached_step"] / s["alone"]),
         }
-    if "cached_step" in seconds:
-        found["cached_step_to_student_alone"] = median(lambda s: s["cached_step"] / s["alone"])
     return found
 
 

@@ -2,18 +2,21 @@
 
 import contextlib
 import functools
+import hashlib
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
 import paddle
 from paddle import nn
 
-from paddleseg_ext import teachers
 from paddleseg_ext.cli.model_trial import component
+from paddleseg_ext.data.file_marks import FileMark
+from paddleseg_ext.data.geometry import KEY, untouched
 from paddleseg_ext.distill.adaptor import AdaptorBase
 from paddleseg_ext.distill.distiller import Distiller, Pair
 from paddleseg_ext.distill.own_resolution import own_logits
@@ -32,8 +35,11 @@ from paddleseg_ext.models import build_model
 from paddleseg_ext.models.catalogue import CATALOGUE, model_config
 from paddleseg_ext.models.weights import digest
 from paddleseg_ext.registry import build
-from paddleseg_ext.teachers import EngineTeacher, ModelTeacher, SeveralTeachers
+from paddleseg_ext.teachers import CachedTeacher, EngineTeacher, ModelTeacher, SeveralTeachers
+from paddleseg_ext.teachers.cached import kept
 from paddleseg_ext.teachers.engine import Wanted
+from paddleseg_ext.teachers.manifest import Manifest, Stored
+from paddleseg_ext.teachers.store import Answer, OutputStore, begin, write_shard
 from paddleseg_ext.types import Batch, StepOutput, TeacherOutputs
 
 Way = Callable[[], object]
@@ -141,11 +147,28 @@ class World:
         said = self.layer(self.batch)
         return lambda _batch: said
 
-    def cached(self) -> Way | None:
-        """A step with stored outputs, where teachers has such a kind."""
-        if not hasattr(teachers, "CachedTeacher"):
-            return None
-        return None  # joined when the kind is there
+    def cached(self) -> Way:
+        """A step with the teacher's outputs for these images stored on the disk; images are as they were stored, uncropped."""
+        folder = self.cache / f"stored_{hashlib.sha256(str(self.setting).encode()).hexdigest()[:16]}"
+        names = [f"{index}.png" for index in range(self.setting.batch)]
+        view = np.array([astuple(untouched(size)) for size in self.setting.size])
+        if not folder.exists():  # it does for a process whose peak of memory is measured, which has no layer
+            self._store(folder, names, view)
+        extra = {KEY: np.stack([view] * self.setting.batch)}
+        self.batch = replace(self.batch, files=tuple(names), extra=extra)
+        return self.distilled(CachedTeacher(OutputStore(folder), None))
+
+    def _store(self, folder: Path, names: list[str], view: np.ndarray) -> None:
+        logits = self.layer(self.batch).logits[0].numpy()
+        stride = tuple(a // b for a, b in zip(self.setting.size, logits.shape[2:], strict=True))
+        stored = Stored("0", True, "logits", logits.shape[1], stride)
+        model = {"type": self.setting.teacher}
+        given = (model, "", self.setting.classes, 1, (stored,), None, "fp32", (), tuple(names))
+        manifest = Manifest(*given, versions={})
+        begin(folder, manifest)
+        answers = (Answer(view, FileMark(0, 0, ""), {"0": kept(x, stored, manifest, "x")}) for x in logits)
+        for number, shard in enumerate(manifest.shards()):
+            write_shard(folder, manifest, number, [next(answers) for _ in shard])
 
     def tutorial(self) -> Way:
         """PaddleSeg's loop written anew: the teacher's graph is kept, one thread, losses at the labels' size, a look at each."""
