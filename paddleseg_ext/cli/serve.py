@@ -141,9 +141,14 @@ async def serve(
 ) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish what was accepted. `registered` lasts while requests are taken."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def end(*_: object) -> None:
+        with contextlib.suppress(RuntimeError):  # a second signal, when the loop has ended already
+            loop.call_soon_threadsafe(stop.set)
+
     async with running(spec, predict, options) as server:
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+            signal.signal(number, end)
         async with registered(server):
             _show(server)
             await stop.wait()
