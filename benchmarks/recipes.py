@@ -243,6 +243,12 @@ def of(runs, name):
     return [100 * value["best"] for key, value in runs.items() if key.rsplit("/", 1)[0] == name]
 
 
+def beside(runs, name):
+    """What the student alone reached with the seeds that a recipe was run with."""
+    seeds = [key.rsplit("/", 1)[1] for key in runs if key.rsplit("/", 1)[0] == name]
+    return statistics.mean(100 * runs[f"student alone/{seed}"]["best"] for seed in seeds)
+
+
 def mean(runs, name):
     values = of(runs, name)
     return statistics.mean(values) if values else -math.inf
@@ -251,7 +257,6 @@ def mean(runs, name):
 def table(results, names, teacher):
     """One row a recipe, the best first; `names` maps keys of the runs to what they are called."""
     runs, costs = results["runs"], results["costs"]
-    alone = mean(runs, "student alone")
     rows = [
         "| recipe | mIoU, % | seeds | gain | gap closed | cost of a step |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -259,6 +264,7 @@ def table(results, names, teacher):
     for name in sorted((name for name in names if of(runs, name)), key=lambda name: -mean(runs, name)):
         values = of(runs, name)
         error = f" ± {statistics.stdev(values) / math.sqrt(len(values)):.2f}" if len(values) > 1 else ""
+        alone = beside(runs, name)
         gain = mean(runs, name) - alone
         closed = f"{100 * gain / (mean(runs, teacher) - alone):.0f} %"
         cost = f"{costs[name] / costs['student alone']:.2f}" if name in costs else ""
