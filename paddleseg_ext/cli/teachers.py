@@ -134,7 +134,11 @@ def _member(session: Session, spec: TeacherSpec, adaptor: type[AdaptorBase], bat
     enlarged = _at_label_resolution(session)
     own = own_logits(model, batch, enlarged if learns else ())
     caught = stack.enter_context(
-        Recorder(adaptor(model), [*_layers(session.config.distill.features, spec.name), *own.values()])
+        Recorder(
+            adaptor(model),
+            [*_layers(session.config.distill.features, spec.name), *own.values()],
+            f"{session.config.path}: distill.features",
+        )
     )
     teacher: Teacher
     if learns:
@@ -169,7 +173,13 @@ def _ema(session: Session, student: nn.Layer, adaptor: type[AdaptorBase], batch:
     model, _ = build_model(component, facts.num_classes, facts.img_channels, name_prefix="teacher_")
     model.eval()
     own = own_logits(model, batch, _at_label_resolution(session))
-    caught = stack.enter_context(Recorder(adaptor(model), [*_layers(distill.features, "teacher"), *own.values()]))
+    caught = stack.enter_context(
+        Recorder(
+            adaptor(model),
+            [*_layers(distill.features, "teacher"), *own.values()],
+            f"{session.config.path}: distill.features",
+        )
+    )
     teacher = EmaTeacher(model, caught, student, distill.decay, own)
     return Member("teacher", 1.0, teacher, model, component, None, None, None)
 
