@@ -30,6 +30,7 @@ TOKENS = "configs/camvid/segformer_tiny_camvid_240x180_teacher.yml"
 # The last feature before the classes: of the student at stride 16, of the teacher at stride 4.
 LAST = {"student": "head:input", "teacher": "head.conv_1"}
 TOKEN_LAST = {"student": "head:input", "teacher": "linear_pred:input"}
+COARSE = {"student": "head:input", "teacher": "backbone.st4[2]"}  # both at stride 16
 MIDDLE = {"student": "nets.0.1", "teacher": "backbone.la1"}
 
 
@@ -68,13 +69,13 @@ RECIPES = {
     "PixelwiseKLLoss 1 + HintLoss 10": both(KL, feature("HintLoss", 10)),
     "PixelwiseKLLoss 1 + SegPairWiseLoss 10": both(KL, feature("SegPairWiseLoss", 10)),
     "PixelwiseKLLoss 1 + IFVDLoss 20": both(KL, feature("IFVDLoss", 20)),
-    "PixelwiseKLLoss 1 + CIRKDLoss 1": both(KL, feature("CIRKDLoss", 1)),
-    "PixelwiseKLLoss 1 + MGDLoss 1": both(KL, feature("MGDLoss", 1)),
+    "PixelwiseKLLoss 1 + MGDLoss 1 (stride 16)": both(KL, feature("MGDLoss", 1, COARSE)),
     "PixelwiseKLLoss 1 + AttnFDLoss 2": both(KL, feature("AttnFDLoss", 2)),
     "PixelwiseKLLoss 1 + AttentionTransferLoss 10": both(KL, feature("AttentionTransferLoss", 10)),
     "PixelwiseKLLoss 1 + FSPLoss 1": both(KL, feature("FSPLoss", 1, MIDDLE_AND_LAST)),
     "DISTLoss 1 + HintLoss 10": both(output("DISTLoss", 1), feature("HintLoss", 10)),
     "EMA of the student, PixelwiseKLLoss 1": {"teacher": "ema", **KL},
+    "PixelwiseKLLoss 1 + CIRKDLoss 1": both(KL, feature("CIRKDLoss", 1)),
 }
 TOKEN_RECIPES = {
     "PixelwiseKLLoss 1": KL,
@@ -138,8 +139,8 @@ def queue(results):
     runs = results["runs"]
     wanted = ["teacher/0", "token teacher/0"] + [f"{name}/0" for name in RECIPES]
     wanted += [f"tokens: {name}/0" for name in TOKEN_RECIPES]
-    wanted += [f"{name}/{seed}" for seed in (1, 2) for name in RECIPES]
     wanted += [f"tokens: {name}/{seed}" for seed in (1, 2) for name in TOKEN_RECIPES]
+    wanted += [f"{name}/{seed}" for seed in (1, 2) for name in RECIPES]
     yield from (key for key in wanted if key not in runs and (teacher_of(key) is None or teacher_of(key) in runs))
     if not all(key in runs for key in wanted):
         return

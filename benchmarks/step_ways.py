@@ -115,8 +115,9 @@ class World:
         )
         return contest, wanted
 
-    def engine(self, name: str) -> EngineTeacher:
-        """The teacher by an engine that has been tried before, 'openvino bf16'."""
+    def engine(self, name: str, rests: bool = False) -> EngineTeacher:
+        """The teacher by an engine that has been tried before, 'openvino bf16'; `rests`: as in training, the layer's weights
+        leave the memory, which would slow the layer's own timings beside it."""
         contest, wanted = self.contest()
         backend, precision = name.split()
         kinds = [kind + fixed for kind in BACKENDS[backend].kinds for fixed in ("", "-fixed")]
@@ -124,7 +125,7 @@ class World:
         folder = next(found for found in folders if found is not None)
         run = start(backend, folder, precision, contest.threads, self.batch.images)
         self.stack.callback(run.close)
-        return EngineTeacher(self.layer, run, wanted, env.use_all_cores)
+        return EngineTeacher(self.layer, run, wanted, env.use_all_cores, folder=self.cache if rests else None)
 
     def alone(self) -> Way:
         """The student's own step: forward, loss against labels, backward, update."""

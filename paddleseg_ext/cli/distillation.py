@@ -35,6 +35,7 @@ from paddleseg_ext.models.weights import digest
 from paddleseg_ext.teachers import (
     CachedTeacher,
     EmaTeacher,
+    EngineTeacher,
     ModelTeacher,
     PeerTeacher,
     RemoteTeacher,
@@ -277,12 +278,18 @@ def _balance_check(session: Session, distiller: Distiller) -> list[Hook]:
     return [OnceHook(min(_BALANCE_AFTER, session.config.iters), show)] if env.rank() == 0 else []
 
 
+def _digest(member: Member) -> str:
+    assert member.model is not None
+    if isinstance(member.teacher, EngineTeacher):
+        member.teacher.wake()
+    return digest(member.model)
+
+
 @contextlib.contextmanager
 def unchanged(members: Sequence[Member]) -> Iterator[None]:
     """Make sure that teachers' weights are the same after training as before."""
-    models = [member.model for member in members if member.model is not None]
-    before = [digest(model) for model in models]
+    before = [_digest(member) for member in members]
     yield
-    for member, model, earlier in zip(members, models, before, strict=True):
-        if digest(model) != earlier:
+    for member, earlier in zip(members, before, strict=True):
+        if _digest(member) != earlier:
             raise RuntimeError(f"the {member.name}'s weights changed during training")

@@ -15,6 +15,7 @@ from paddleseg_ext.engine.checkpoint import write_atomically
 from paddleseg_ext.inference.job import ExportJob, plain
 from paddleseg_ext.inference.runners import BACKENDS
 from paddleseg_ext.inference.select import Bounds, Choice, Contest, select
+from paddleseg_ext.inference.worker import Worker
 from paddleseg_ext.models.weights import digest
 from paddleseg_ext.teachers import EngineTeacher, ModelTeacher
 from paddleseg_ext.teachers.engine import Wanted
@@ -80,7 +81,9 @@ def faster(session: Session, name: str, layer: ModelTeacher, component: Componen
     if choice.run is None:
         return layer
     size = (images[0].shape[2], images[0].shape[3])
-    return EngineTeacher(layer, choice.run, wanted, env.use_all_cores, contest.bounds, size)
+    # On a GPU the layer stays: what its memory would be worth there was not tried.
+    folder = contest.cache if isinstance(choice.run, Worker) else None
+    return EngineTeacher(layer, choice.run, wanted, env.use_all_cores, contest.bounds, size, folder)
 
 
 def cache_folder() -> Path:

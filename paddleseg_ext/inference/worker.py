@@ -48,6 +48,7 @@ class Worker:
             command = [sys.executable, "-m", "paddleseg_ext.cli.run_engine", str(theirs.fileno())]
             command += [name, str(folder), precision, str(threads), device]
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+            environment.setdefault("MALLOC_ARENA_MAX", "1")  # less memory is kept for later
             null = subprocess.DEVNULL
             self._child = subprocess.Popen(
                 command, env=environment, pass_fds=[theirs.fileno()], stdin=null, stdout=null, stderr=null

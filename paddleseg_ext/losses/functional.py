@@ -72,11 +72,27 @@ def pixelwise_kl(student: Tensor, teacher: Tensor, mask: Tensor | None, temperat
 
     Source: Hinton, Vinyals, Dean 2015, with t^2 so that gradients keep their size.
     """
+    # A row of pixels for each class, [C, N h w]: what is the same for all classes is then taken from them without repeating it.
+    student, teacher = (x.transpose([1, 0, *range(2, x.ndim)]).flatten(1) for x in (student, teacher))
+    mask = None if mask is None else mask.flatten()
     student, teacher = _prepared(student, teacher, mask)
-    log_s = log_softmax(student / temperature, axis=1)
-    log_t = log_softmax(teacher / temperature, axis=1)
-    per_pixel = (log_t.exp() * (log_t - log_s)).sum(axis=1, keepdim=True)
-    return temperature**2 * masked_mean(per_pixel, mask)
+    return temperature**2 * masked_mean(divergence(student, teacher, 0, temperature), mask)
+
+
+def divergence(student: Tensor, teacher: Tensor, axis: int, temperature: float = 1.0) -> Tensor:
+    """KL(p_T || p_S), p = softmax(x / t) over `axis`, which goes.
+
+    As sum(p_T (x_T - x_S)) - log(sum(exp(x_T))) + log(sum(exp(x_S))), x less its maximum: two exponentials in place of three, and
+    no probabilities of the student.
+    """
+    if temperature != 1:
+        student, teacher = student / temperature, teacher / temperature
+    student = student - student.detach().max(axis=axis, keepdim=True)
+    teacher = teacher - teacher.max(axis=axis, keepdim=True)
+    powers = teacher.exp()
+    total = powers.sum(axis=axis)
+    difference = (powers * (teacher - student)).sum(axis=axis) / total
+    return difference + (student.exp().sum(axis=axis).log() - total.log())
 
 
 def soft_cross_entropy(
@@ -105,16 +121,13 @@ def channelwise_kl(student: Tensor, teacher: Tensor, mask: Tensor | None, temper
     if mask is not None:
         far_below = paddle.full([1], _FAR_BELOW, student.dtype)
         student, teacher = paddle.where(mask, student, far_below), paddle.where(mask, teacher, far_below)
-    log_s, log_t = log_softmax(student.flatten(2), axis=-1), log_softmax(teacher.flatten(2), axis=-1)
-    return temperature**2 * (log_t.exp() * (log_t - log_s)).sum(axis=-1).mean()
+    return temperature**2 * divergence(student.flatten(2), teacher.flatten(2), -1).mean()
 
 
 def rowwise_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """PaddleSlim's SegChannelwiseLoss, for weights published with it: softmax over W alone, mean over all elements, no t^2."""
     student, teacher = _prepared(student, teacher, None)
-    log_s = log_softmax(student / temperature, axis=-1)
-    log_t = log_softmax(teacher / temperature, axis=-1)
-    return (log_t.exp() * (log_t - log_s)).mean()
+    return divergence(student, teacher, -1, temperature).mean() / student.shape[-1]
 
 
 def unit_vectors(x: Tensor, axis: int = 1) -> Tensor:
@@ -131,9 +144,8 @@ def masked_kl(student: Tensor, teacher: Tensor, exist: Tensor, counts: Tensor) -
         counts: float32 [...], 1 for the rows that count and 0 for the others.
     """
     far_below = paddle.full([1], _FAR_BELOW, "float32")
-    log_s, log_t = (log_softmax(paddle.where(exist, x, far_below), axis=-1) for x in (student, teacher))
-    divergence = (log_t.exp() * (log_t - log_s)).sum(axis=-1)
-    return (divergence * counts).sum() / counts.sum().clip(min=1.0)
+    student, teacher = (paddle.where(exist, x, far_below) for x in (student, teacher))
+    return (divergence(student, teacher, -1) * counts).sum() / counts.sum().clip(min=1.0)
 
 
 def standardized(x: Tensor, axis: int | list[int], mask: Tensor | None = None) -> Tensor:
@@ -351,7 +363,7 @@ def symmetric_kl(student: Tensor, teacher: Tensor, mask: Tensor | None, temperat
 
 
 def masked_mean(per_pixel: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of [N, 1, h, w] over the pixels of the mask, 0 where it has none."""
+    """Mean over the pixels of the mask, of its shape, 0 where it has none."""
     if mask is None:
         return per_pixel.mean()
     count = mask.astype("float32").sum()

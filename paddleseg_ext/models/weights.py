@@ -145,5 +145,5 @@ def digest(model: nn.Layer) -> str:
     sha = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         sha.update(name.encode())
-        sha.update(np.ascontiguousarray(tensor.numpy()).tobytes())
+        sha.update(np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data)
     return sha.hexdigest()

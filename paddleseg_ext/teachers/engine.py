@@ -4,6 +4,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import paddle
 from paddle import Tensor
@@ -11,6 +12,7 @@ from paddle import Tensor
 from paddleseg_ext.inference.select import Bounds, Engine, compare, exceeds
 from paddleseg_ext.inference.worker import EngineError, Worker
 from paddleseg_ext.losses.functional import resize
+from paddleseg_ext.models.resting import Resting
 from paddleseg_ext.teachers.model import ModelTeacher
 from paddleseg_ext.types import Batch, TeacherOutputs
 
@@ -86,6 +88,7 @@ class EngineTeacher:
         reset: called after each run; an engine in this process changes its settings, such as Paddle's number of threads.
         bounds: how far it may be from the layer. Images of each other size than `proved` are first given to both.
         proved: height and width.
+        folder: for the layer's weights while the engine answers, which take no memory there; None leaves them where they are.
     """
 
     def __init__(
@@ -96,12 +99,18 @@ class EngineTeacher:
         reset: Callable[[], None],
         bounds: Bounds | None = None,
         proved: tuple[int, int] | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.layer, self.run, self.wanted, self.reset = layer, run, wanted, reset
         self.bounds = bounds or Bounds()
         self._sizes = {} if proved is None else {proved: ""}  # and what is wrong with them
         self.fallbacks, self._deaths = 0, 0
         self._asked: Batch | None = None
+        self._resting: Resting | None = None
+        if folder is not None:
+            with contextlib.suppress(OSError):  # no room: they stay in memory
+                self._resting = Resting(layer.model, folder)
+        self._rest()
 
     def ask(self, batch: Batch) -> None:
         """Let the engine begin; until the teacher is called with the same batch, the caller may do something else."""
@@ -110,6 +119,7 @@ class EngineTeacher:
             with contextlib.suppress(EngineError):
                 self.run.ask(batch.images)
             self._asked = batch
+            self._rest()
 
     @paddle.no_grad()
     def __call__(self, batch: Batch) -> TeacherOutputs:
@@ -122,8 +132,18 @@ class EngineTeacher:
             return self.layer(batch)
         finally:
             self.reset()
+        self._rest()
         logits = tuple(self.wanted.logits_of(tensors, batch.images))
         return TeacherOutputs(logits, {key: tensors[index] for key, index in self.wanted.features.items()})
+
+    def _rest(self) -> None:
+        if self._resting is not None:
+            self._resting.rest()
+
+    def wake(self) -> None:
+        """Have the layer's weights in memory again, until the next answer."""
+        if self._resting is not None:
+            self._resting.wake()
 
     def _proved(self, batch: Batch) -> Sequence[Tensor]:
         size = (batch.images.shape[-2], batch.images.shape[-1])
