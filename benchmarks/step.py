@@ -154,7 +154,8 @@ def peak(asked: dict) -> float:
     setting = Setting(**{**asked["setting"], "size": tuple(asked["setting"]["size"])})
     world = World(setting, Path(asked["cache"]))
     with world.stack:
-        engine = world.engine(asked["engine"], rests=True) if asked["way"] == "engine_step" and asked["engine"] != "layer" else None
+        by_engine = asked["way"] == "engine_step" and asked["engine"] != "layer"
+        engine = world.engine(asked["engine"], rests=True) if by_engine else None
         known = {
             "alone": world.alone,
             "layer_step": lambda: world.distilled(world.layer),

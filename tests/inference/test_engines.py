@@ -381,6 +381,24 @@ def test_a_size_that_was_not_proved_is_given_to_both_first(teacher, worker, capl
     assert strict.fallbacks == 2 and "differs at 96x64: largest error" in caplog.text
 
 
+def test_the_layer_takes_no_memory_while_its_engine_answers(teacher, worker, model, tmp_path):
+    engine = EngineTeacher(teacher, worker, wanted_of(teacher), lambda: None, proved=SIZE, folder=tmp_path)
+    weight, (images,) = teacher.model.state_dict()["head.weight"], batches(1)
+    assert not weight._is_initialized()
+    given = engine(batch(images)).logits[0].numpy()
+    assert not weight._is_initialized()
+    np.testing.assert_allclose(given, teacher(batch(images)).logits[0].numpy(), atol=1e-4)
+    assert weight._is_initialized()  # it was asked, and is so no more with the engine's next answer
+    engine(batch(batches(1, size=(96, 64))[0]))  # which is proved by the layer
+    assert engine.fallbacks == 0 and not weight._is_initialized()
+    worker.close()
+    engine._deaths = 2
+    assert np.allclose(engine(batch(images)).logits[0].numpy(), given, atol=1e-4) and engine.fallbacks == 1
+    assert weight._is_initialized()
+    nowhere = EngineTeacher(teacher, worker, wanted_of(teacher), lambda: None, folder=tmp_path / "no_such")
+    assert nowhere(batch(images)).logits[0].shape == given.shape and weight._is_initialized()
+
+
 def test_adaptive_pooling_is_written_out_and_refused_where_the_size_is_not_known():
     paddle.seed(0)
     x = paddle.rand([2, 3, 10, 7])
