@@ -19,13 +19,13 @@ def in_two(*_):
     return [*PARALLEL, LAUNCH[1]]
 
 
-@pytest.mark.parametrize("launcher", [TRAIN, DISTILL])
-def test_losses_weights_and_evaluation_agree_with_one_process_at_the_same_global_batch(world, launcher):
+@pytest.mark.parametrize(("launcher", "parts"), [(TRAIN, 1), (DISTILL, 1), (DISTILL, 2)])
+def test_losses_weights_and_evaluation_agree_with_one_process_at_the_same_global_batch(world, launcher, parts):
     # Without dropout, whose draws differ by rank, and without batch norm, whose statistics are each rank's own on a CPU.
     config = {("config" if launcher == TRAIN else "student_config"): world.changed(model__dropout=0.0)}
     flags = {"iters": 8, "do_eval": True, **config}
     world.run(launcher, save_dir="one", batch_size=4, **flags)
-    world.run(launcher, save_dir="two", batch_size=2, start=in_two(), **flags)
+    world.run(launcher, save_dir="two", batch_size=2 // parts, accumulate=parts, start=in_two(), **flags)
     one, two = (world.weights(f"{d}/iter_8/model.pdparams") for d in ("one", "two"))
     assert all(np.allclose(one[k], two[k], rtol=1e-4, atol=1e-6) for k in one)
     for a, b in zip(world.records("train", "one"), world.records("train", "two"), strict=True):
