@@ -178,24 +178,19 @@ def decoupled_kl(
 
     Source: Zhao et al. 2022, arXiv 2203.08679, per pixel.
     """
-    student, teacher = _prepared(student, teacher, mask)
-    classes = paddle.arange(student.shape[1]).reshape([1, -1, 1, 1])
-    is_target = classes == label.unsqueeze(1)
+    mask = mask.flatten()
+    student, teacher = (x / temperature for x in _prepared(_rows(student), _rows(teacher), mask))
+    is_target = paddle.arange(student.shape[0]).unsqueeze(1) == label.flatten()
 
-    def parts(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        log_p = log_softmax(x / temperature, axis=1)
-        target = paddle.where(is_target, log_p, paddle.zeros_like(log_p)).sum(axis=1, keepdim=True)
-        others = paddle.where(is_target, paddle.full([1], _FAR_BELOW, x.dtype), log_p)
-        highest = others.detach().max(axis=1, keepdim=True)
-        rest = highest + (others - highest).exp().sum(axis=1, keepdim=True).log()
-        return target, rest, others - rest
+    def parts(x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of (y, not y) and of the other classes."""
+        target = paddle.where(is_target, x, paddle.zeros([1])).sum(axis=0)
+        others = paddle.where(is_target, paddle.full([1], _FAR_BELOW, x.dtype), x)
+        return paddle.stack([target, _log_sum(others)]), others
 
-    target_s, rest_s, others_s = parts(student)
-    target_t, rest_t, others_t = parts(teacher)
-    binary = target_t.exp() * (target_t - target_s) + rest_t.exp() * (rest_t - rest_s)
-    zeros = paddle.zeros_like(others_t)
-    other = paddle.where(is_target, zeros, others_t.exp() * (others_t - others_s)).sum(axis=1, keepdim=True)
-    return temperature**2 * masked_mean(alpha * binary + beta * other, mask)
+    (binary_s, others_s), (binary_t, others_t) = parts(student), parts(teacher)
+    per_pixel = alpha * divergence(binary_s, binary_t, 0) + beta * divergence(others_s, others_t, 0)
+    return temperature**2 * masked_mean(per_pixel, mask)
 
 
 def correlation_distance(
@@ -362,9 +357,10 @@ def symmetric_kl(student: Tensor, teacher: Tensor, mask: Tensor | None, temperat
 
     Source: Zhang et al. 2018, arXiv 1706.00384.
     """
-    student, teacher = clean(student, mask), clean(teacher, mask)
-    log_s, log_t = log_softmax(student / temperature, axis=1), log_softmax(teacher / temperature, axis=1)
-    per_pixel = ((log_t.exp() - log_s.exp()) * (log_t - log_s)).sum(axis=1, keepdim=True)
+    mask = None if mask is None else mask.flatten()
+    student, teacher = clean(_rows(student), mask), clean(_rows(teacher), mask)
+    log_s, log_t = log_softmax(student / temperature, axis=0), log_softmax(teacher / temperature, axis=0)
+    per_pixel = ((log_t.exp() - log_s.exp()) * (log_t - log_s)).sum(axis=0)
     return temperature**2 * masked_mean(per_pixel, mask)
 
 
@@ -374,6 +370,12 @@ def masked_mean(per_pixel: Tensor, mask: Tensor | None) -> Tensor:
         return per_pixel.mean()
     count = mask.astype("float32").sum()
     return paddle.where(mask, per_pixel, paddle.zeros_like(per_pixel)).sum() / count.clip(min=1.0)
+
+
+def _log_sum(x: Tensor) -> Tensor:
+    """log(sum(exp(x))) over axis 0."""
+    highest = x.detach().max(axis=0)
+    return highest + (x - highest).exp().sum(axis=0).log()
 
 
 def _rows(x: Tensor) -> Tensor:
