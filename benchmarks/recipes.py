@@ -142,9 +142,9 @@ def queue(results):
     wanted = ["teacher/0", "token teacher/0"] + [f"{name}/0" for name in RECIPES]
     wanted += [f"tokens: {name}/0" for name in TOKEN_RECIPES]
     wanted += [f"tokens: {name}/{seed}" for seed in (1, 2) for name in TOKEN_RECIPES]
-    # Seed by seed the best so far, beside the student alone; those that take long last.
+    # The student alone, then the best so far; those that take long last.
     ranked = sorted(RECIPES, key=lambda name: (RECIPES[name] is not None, name in LONG, -mean(runs, name)))
-    wanted += [f"{name}/{seed}" for seed in (1, 2) for name in ranked]
+    wanted += [f"{name}/{seed}" for name in ranked for seed in (1, 2)]
     yield from (key for key in wanted if key not in runs and (teacher_of(key) is None or teacher_of(key) in runs))
     if not all(key in runs for key in wanted):
         return
