@@ -63,7 +63,10 @@ SECTIONS = (
             ),
             "loss": ("mapping", "the losses against the labels, below"),
             "distill_loss": ("mapping", "the tutorial's way to name losses against the teacher's outputs, below"),
-            "distill": ("mapping, or `auto`", "all of distillation, below; `auto` is the recommended loss between outputs"),
+            "distill": (
+                "mapping, or `auto`",
+                "all of distillation, below; `auto` is the recommended loss between outputs",
+            ),
             "test_config": ("mapping", "how a model is applied to an image in evaluation, below"),
             "export": ("anything", "PaddleSeg's, accepted and not used; flags of `cli.export` say it here"),
             "to_static_training": ("anything", "PaddleSeg's, accepted and not used"),
