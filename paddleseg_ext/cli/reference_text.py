@@ -65,7 +65,7 @@ SECTIONS = (
             "distill_loss": ("mapping", "the tutorial's way to name losses against the teacher's outputs, below"),
             "distill": (
                 "mapping, or `auto`",
-                "all of distillation, below; `auto` is the recommended loss between outputs",
+                "all of distillation, below; `auto` is a recipe for any pair of models",
             ),
             "test_config": ("mapping", "how a model is applied to an image in evaluation, below"),
             "export": ("anything", "PaddleSeg's, accepted and not used; flags of `cli.export` say it here"),

@@ -16,8 +16,13 @@ _KEYS = ("outputs", "features", "teacher", "teachers", "combine", "class_map", "
 _KINDS = ("model", "ema", "mutual")
 _BOUNDS = ("max_error", "mean_error", "same_class")
 ENGINES = ("auto", "model", "paddle", "openvino", "onnxruntime")
-# What `distill: auto` stands for, for any pair of models: of the losses between outputs, the best of docs/results.md.
-AUTO = {"outputs": [{"loss": {"type": "DISTLoss"}, "weight": 1.0}]}
+# What `distill: auto` stands for: two losses between the first outputs, with their usual weights, for any pair of models.
+AUTO = {
+    "outputs": [
+        {"loss": {"type": "PixelwiseKLLoss", "temperature": 1.0}, "weight": 1.0},
+        {"loss": {"type": "SegChannelwiseLoss", "temperature": 4.0}, "weight": 3.0},
+    ]
+}
 
 
 def read_distillation(raw: RawConfig) -> Distillation:

