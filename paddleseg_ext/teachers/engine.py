@@ -12,8 +12,8 @@ from paddle import Tensor
 from paddleseg_ext.inference.select import Bounds, Engine, compare, exceeds
 from paddleseg_ext.inference.worker import EngineError, Worker
 from paddleseg_ext.losses.functional import resize
-from paddleseg_ext.models.resting import Resting
 from paddleseg_ext.teachers.model import ModelTeacher
+from paddleseg_ext.teachers.resting import Resting
 from paddleseg_ext.types import Batch, TeacherOutputs
 
 _log = logging.getLogger(__name__)

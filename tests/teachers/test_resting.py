@@ -5,8 +5,8 @@ import paddle
 import pytest
 from paddle import nn
 
-from paddleseg_ext.models.resting import Resting
 from paddleseg_ext.models.weights import digest
+from paddleseg_ext.teachers.resting import Resting
 
 
 def make_model():
