@@ -114,7 +114,8 @@ class EngineTeacher:
 
     def ask(self, batch: Batch) -> None:
         """Let the engine begin; until the teacher is called with the same batch, the caller may do something else."""
-        if isinstance(self.run, Worker) and self._deaths < _LIVES:
+        differs = self._sizes.get(_size(batch))  # then the layer is asked
+        if isinstance(self.run, Worker) and self._deaths < _LIVES and not differs:
             # A worker that cannot be asked cannot be waited for either, which is where it is noticed.
             with contextlib.suppress(EngineError):
                 self.run.ask(batch.images)
@@ -146,7 +147,7 @@ class EngineTeacher:
             self._resting.wake()
 
     def _proved(self, batch: Batch) -> Sequence[Tensor]:
-        size = (batch.images.shape[-2], batch.images.shape[-1])
+        size = _size(batch)
         if self._sizes.get(size):
             raise EngineError(self._sizes[size])
         tensors = self._tensors(batch)
@@ -171,3 +172,8 @@ class EngineTeacher:
             self.run.close()
             self.run = self.run.again()
             return self.run(batch.images)
+
+
+def _size(batch: Batch) -> tuple[int, int]:
+    """Height and width."""
+    return batch.images.shape[-2], batch.images.shape[-1]

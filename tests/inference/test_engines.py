@@ -379,6 +379,8 @@ def test_a_size_that_was_not_proved_is_given_to_both_first(teacher, worker, capl
     for _ in range(2):
         assert np.array_equal(strict(other).logits[0].numpy(), teacher(other).logits[0].numpy())
     assert strict.fallbacks == 2 and "differs at 96x64: largest error" in caplog.text
+    strict.ask(other)
+    assert strict._asked is None  # the engine does not work on what the layer will answer
 
 
 def test_the_layer_takes_no_memory_while_its_engine_answers(teacher, worker, model, tmp_path):
