@@ -82,7 +82,7 @@ class Recorder:
         self.specs[key] = spec
         match = _SPEC.match(spec) if isinstance(spec, str) else None
         if match is None:
-            raise ConfigError(f"{where}: the name of a layer is expected, but got {spec!r}")
+            raise ConfigError(f"{where}: the name of a layer is expected, but got {spec!r}{_suffixes(spec)}")
         index = int(match["index"]) if match["index"] else None
 
         def catch(value: Any) -> None:
@@ -131,6 +131,12 @@ class _MethodHook:
             del vars(self.layer)[self.method]
         else:
             vars(self.layer)[self.method] = self.before
+
+
+def _suffixes(spec: Any) -> str:
+    """What may follow a layer's name, where something else does."""
+    name = re.split(r"[:\[(]", spec)[0] if isinstance(spec, str) else ""
+    return closest(spec, (f"{name}:input", f"{name}[0]", f"{name}()")) if name else ""
 
 
 def _as_tensor(value: Any, where: str, index: int | None = None) -> Tensor:

@@ -122,7 +122,12 @@ def test_a_functional_tensor_asked_for_outside_add_tensor_is_explained(model):
 
 
 @pytest.mark.parametrize(
-    ("spec", "message"), [(3, "the name of a layer is expected, but got 3"), ("conv2[x]", "'conv2")]
+    ("spec", "message"),
+    [
+        (3, "the name of a layer is expected, but got 3$"),
+        ("conv2[x]", r"got 'conv2\[x\]'; closest: 'conv2\[0\]'"),
+        ("conv2:inputt", "got 'conv2:inputt'; closest: 'conv2:input'"),
+    ],
 )
 def test_what_is_no_name_is_refused(model, spec, message):
     with pytest.raises(ConfigError, match=message), Recorder(adaptor(model, {"hidden_0": spec})):
