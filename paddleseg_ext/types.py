@@ -53,6 +53,7 @@ class Batch:
 class TeacherOutputs:
     """What a teacher says of a batch, detached: `logits`, one [N, C, h, w] per output, and `features` by key (`hidden_0`...).
 
+    An output that nobody asked for keeps its place, and may be empty, [0].
     A teacher that learns with the student is not detached and has `losses` of its own, as in StepOutput.
     """
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from paddleseg_ext.inference import memory
+
 ArrayRunner = Callable[[np.ndarray], Sequence[np.ndarray]]
 """float32 [N, C, H, W] to the tensors that were wanted of the model, in their order. Raises where the engine does."""
 
@@ -77,31 +79,39 @@ def openvino_runner(folder: Path, precision: str, threads: int, device: str) -> 
     """OpenVINO on the CPU, compiled once for each shape of images."""
     import openvino
 
-    file = _halved(folder) if precision == "bf16" else folder / "model.onnx"
+    file = _folded(folder)
     core = openvino.Core()
     options = openvino_options(precision, threads)
     compiled: dict[tuple[int, ...], Any] = {}
 
     def run(images: np.ndarray) -> list[np.ndarray]:
-        if images.shape not in compiled:
+        known = images.shape in compiled
+        if not known:
             model = core.read_model(str(file))
             if model.is_dynamic():
                 model.reshape(list(images.shape))
             compiled[images.shape] = core.compile_model(model, "CPU", options)
         given = compiled[images.shape](images, share_inputs=True, share_outputs=True)
+        if not known:  # it has arranged the weights for itself
+            memory.page_out(file.with_suffix(".bin"))
+            memory.trim()
         return [np.asarray(given[i]) for i in range(len(given))]
 
     return run
 
 
-def _halved(folder: Path) -> Path:
-    """An export with its weights in fp16, half the memory, of which bf16 keeps less still; the ONNX file where there is none.
+def _folded(folder: Path) -> Path:
+    """An export as OpenVINO simplifies it, its weights in a file of their own; the ONNX file where there is none.
 
-    Made once, by a process whose own memory, several times the weights', is given back.
+    A weight that is multiplied by a norm's would else be kept beside what is made of it. Made once, by a process whose own
+    memory, several times the weights', is given back, and which reports to nobody.
     """
-    made, part = folder / "model.xml", folder / f"making_{os.getpid()}.xml"
+    made, part = folder / "folded.xml", folder / f"making_{os.getpid()}.xml"
     if not made.exists():
-        convert = "import openvino, sys; openvino.save_model(openvino.Core().read_model(sys.argv[1]), sys.argv[2])"
+        convert = (
+            "import sys; sys.modules['openvino_telemetry'] = None; import openvino; "
+            "openvino.save_model(openvino.convert_model(sys.argv[1]), sys.argv[2], compress_to_fp16=False)"
+        )
         command = [sys.executable, "-c", convert, str(folder / "model.onnx"), str(part)]
         subprocess.run(command, capture_output=True, timeout=_SECONDS)
         if not part.exists():

@@ -49,9 +49,8 @@ class CachedTeacher:
             for tensor in manifest.tensors
         }
         outputs = {t.key for t in manifest.tensors if t.is_output}
-        # An output that is not stored keeps its place.
-        logits = tuple(found.get(str(index)) for index in range(manifest.outputs))
-        return TeacherOutputs(logits, {key: x for key, x in found.items() if key not in outputs})  # type: ignore[arg-type]
+        logits = tuple(found.get(str(index), paddle.zeros([0])) for index in range(manifest.outputs))
+        return TeacherOutputs(logits, {key: x for key, x in found.items() if key not in outputs})
 
     def _taken(self, tensor: Stored, answer: Answer, geometry: np.ndarray) -> Tensor:
         """One tensor of one image, float32 [C, h, w], as the student sees it."""

@@ -1,12 +1,13 @@
 """Weights of a model that is hardly ever asked, in a file."""
 
-import ctypes
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import paddle
 from paddle import nn
+
+from paddleseg_ext.inference.memory import trim
 
 
 class Resting:
@@ -37,7 +38,7 @@ class Resting:
         if not self._rests:
             for weight in self._weights:
                 weight._clear_data()
-            _give_back()
+            trim()
         self._rests = True
 
     def wake(self) -> None:
@@ -51,9 +52,3 @@ class Resting:
             paddle.to_tensor(values)._share_buffer_to(weight)
         self._rests = False
 
-
-def _give_back() -> None:
-    """To the system, what glibc keeps of freed memory; other C libraries have no such call."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
