@@ -126,36 +126,58 @@ class CIRKDLoss(Loss):
         valid = mask.flatten(1)
         chosen, counts = random_positions(valid, self.samples)
         with paddle.amp.auto_cast(enable=False):
-            f_s = F.unit_vectors(F.clean(student, mask)).flatten(2).transpose([0, 2, 1])
-            f_t = F.unit_vectors(F.clean(teacher.detach(), mask)).flatten(2).transpose([0, 2, 1])
-            a_s, a_t = (paddle.take_along_axis(f, chosen.unsqueeze(2), 1) for f in (f_s, f_t))
-            loss = self.batch * batch_similarity_kl(a_s, a_t, counts, self.temperature)
+            a_s, a_t = (unit_pixels(x, chosen, counts) for x in (student, teacher.detach()))
+            loss = paddle.zeros([])
+            if self.batch > 0:
+                loss = self.batch * batch_similarity_kl(a_s, a_t, counts, self.temperature)
             for queue, weight in ((self.pixels, self.pixel), (self.regions, self.region)):
                 if weight > 0:
                     vectors, exist = queue.sample(self.contrast)
                     ours, theirs = (paddle.matmul(a, vectors, transpose_y=True) / self.temperature for a in (a_s, a_t))
                     loss = loss + weight * F.masked_kl(ours, theirs, exist, counts)
-        if self.training:
-            self._remember(f_t, y.flatten(1), valid)
+            if self.training:
+                self._remember(F.clean(teacher, mask), y.flatten(1), valid)
         return loss
 
     @paddle.no_grad()
-    def _remember(self, features: Tensor, label: Tensor, valid: Tensor) -> None:
-        """Put pixels and means of each class of each image [N, HW, C] into the memories."""
+    def _remember(self, teacher: Tensor, label: Tensor, valid: Tensor) -> None:
+        """Put pixels and means of each class of each image into the memories.
+
+        Args:
+            teacher: float32 [N, C, H, W].
+            label, valid: int64 and bool [N, H W].
+        """
         assert self.pixels is not None and self.regions is not None
-        images, _, channels = features.shape
+        images, channels = teacher.shape[:2]
         numbers = paddle.arange(self.num_classes).reshape([1, -1, 1])
-        members = paddle.logical_and(label.unsqueeze(1) == numbers, valid.unsqueeze(1))  # [N, classes, HW]
+        members = paddle.logical_and(label.unsqueeze(1) == numbers, valid.unsqueeze(1))  # [N, classes, H W]
         positions, exist = random_positions(members.flatten(0, 1), self.updates)
-        positions = positions.reshape([images, -1])
-        pixels = paddle.take_along_axis(features, positions.unsqueeze(2), 1).reshape([-1, channels])
-        means = F.unit_vectors(paddle.matmul(members.astype("float32"), features), axis=2).reshape([-1, channels])
+        every = exist.reshape([images, -1])
+        pixels = unit_pixels(teacher, positions.reshape(every.shape), every).reshape([-1, channels])
+        flat = teacher.flatten(2)
+        shares = members.astype("float32") / F.lengths(flat)
+        means = F.unit_vectors(paddle.matmul(shares, flat, transpose_y=True), axis=2).reshape([-1, channels])
         nowhere = paddle.full([1], -1, "int64")
         own = paddle.arange(self.num_classes).tile([images])  # of each row of `members`
         classes = paddle.where(exist > 0, own.unsqueeze(1).expand(exist.shape), nowhere).flatten()
         present = paddle.where(members.flatten(0, 1).any(1), own, nowhere)
         for queue, vectors, kinds in ((self.pixels, pixels, classes), (self.regions, means, present)):
             queue.put(*gathered(vectors, kinds))
+
+
+def unit_pixels(x: Tensor, positions: Tensor, counts: Tensor) -> Tensor:
+    """The vectors of some pixels over their length, float32 [N, A, C]; 0 where one does not count.
+
+    Args:
+        x: [N, C, H, W].
+        positions: int64 [N, A], of pixels counted row by row.
+        counts: float32 [N, A], 1 for the pixels that exist and 0 for the rest.
+    """
+    images, channels, height, width = x.shape
+    rows = x.flatten(2).transpose([0, 2, 1]).flatten(0, 1)
+    places = positions + height * width * paddle.arange(images).unsqueeze(1)
+    found = paddle.gather(rows, places.flatten()).astype("float32").reshape([images, -1, channels])
+    return F.unit_vectors(paddle.where(counts.unsqueeze(2) > 0, found, paddle.zeros([1])), axis=2)
 
 
 def random_positions(valid: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -137,7 +137,12 @@ def rowwise_kl(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 def unit_vectors(x: Tensor, axis: int = 1) -> Tensor:
     """x over its length along `axis`; 0 stays 0."""
-    return x / (x.square().sum(axis=axis, keepdim=True) + _TINY).sqrt()
+    return x / lengths(x, axis)
+
+
+def lengths(x: Tensor, axis: int = 1) -> Tensor:
+    """The square root of the sum of squares along `axis`, which stays with size 1, above 0."""
+    return (x.square().sum(axis=axis, keepdim=True) + _TINY).sqrt()
 
 
 def masked_kl(student: Tensor, teacher: Tensor, exist: Tensor, counts: Tensor) -> Tensor:
@@ -254,7 +259,7 @@ def attention_distance(student: Tensor, teacher: Tensor, mask: Tensor | None) ->
 
     def attention(x: Tensor) -> Tensor:
         energy = x.square().mean(axis=1).flatten(1)
-        return energy / (energy.square().sum(axis=1, keepdim=True) + _TINY).sqrt()
+        return unit_vectors(energy)
 
     return (attention(student) - attention(teacher)).square().sum(axis=1).mean()
 
@@ -264,8 +269,7 @@ def unit_distance(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tens
     student, teacher = _prepared(student, teacher, mask)
 
     def unit(x: Tensor) -> Tensor:
-        x = x.flatten(1)
-        return x / (x.square().sum(axis=1, keepdim=True) + _TINY).sqrt()
+        return unit_vectors(x.flatten(1))
 
     return (unit(student) - unit(teacher)).square().sum(axis=1).mean()
 
@@ -289,8 +293,7 @@ def pairwise_similarity_distance(
     grid = (min(grid[0], student.shape[2]), min(grid[1], student.shape[3]))
 
     def similarities(x: Tensor) -> Tensor:
-        cells = average(x, grid, mask).flatten(2)
-        cells = cells / (cells.square().sum(axis=1, keepdim=True) + _TINY).sqrt()
+        cells = unit_vectors(average(x, grid, mask).flatten(2))
         return paddle.matmul(cells, cells, transpose_x=True)
 
     squared = (similarities(student) - similarities(teacher)).square()
