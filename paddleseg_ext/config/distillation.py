@@ -16,13 +16,6 @@ _KEYS = ("outputs", "features", "teacher", "teachers", "combine", "class_map", "
 _KINDS = ("model", "ema", "mutual")
 _BOUNDS = ("max_error", "mean_error", "same_class")
 ENGINES = ("auto", "model", "paddle", "openvino", "onnxruntime")
-# What `distill: auto` stands for: two losses between the first outputs, with their usual weights, for any pair of models.
-AUTO = {
-    "outputs": [
-        {"loss": {"type": "PixelwiseKLLoss", "temperature": 1.0}, "weight": 1.0},
-        {"loss": {"type": "SegChannelwiseLoss", "temperature": 4.0}, "weight": 3.0},
-    ]
-}
 
 
 def read_distillation(raw: RawConfig) -> Distillation:
@@ -34,8 +27,7 @@ def read_distillation(raw: RawConfig) -> Distillation:
     if not raw.tree.get("distill"):
         return Distillation()
     if raw.tree["distill"] == "auto":
-        where = raw.where(("distill",))
-        raw = RawConfig(raw.path, {**raw.tree, "distill": AUTO}, {**raw.origins, ("distill",): where.rsplit(":", 1)[0]})
+        return Distillation(auto=raw.where(("distill",)))
     section = mapping(raw, ("distill",), _KEYS)
     teachers = _teachers(raw)
     names = [spec.name for spec in teachers]

@@ -87,17 +87,18 @@ class TeacherSpec:
 class Distillation:
     """The `distill` section.
 
-    kind: 'model', the teacher is trained already; 'ema', it is the mean of the student's own weights over time, with `decay`;
-    'mutual', it is trained together with the student. engine: what runs a trained teacher, 'auto'
-    the fastest that agrees with it; bounds: how far it may differ, by the names of inference.select.Bounds. cache: a folder of
-    its stored outputs, which stand for it. combine: of several
-    teachers, 'mean' of their probabilities or 'each'
-    by itself. class_map: teacher classes to student classes, the others left out; None where they are the same. unlabelled:
-    a list of images that have no labels and are learnt from the teacher alone.
+    auto: where the file says `distill: auto`, which stands for usual outputs; None elsewhere. kind: 'model', the teacher is
+    trained already; 'ema', it is the mean of the student's own weights over time, with `decay`; 'mutual', it is trained
+    together with the student. engine: what runs a trained teacher, 'auto' the fastest that agrees with it; bounds: how far
+    it may differ, by the names of inference.select.Bounds. cache: a folder of its stored outputs, which stand for it.
+    combine: of several teachers, 'mean' of their probabilities or 'each' by itself. class_map: teacher classes to student
+    classes, the others left out; None where they are the same. unlabelled: a list of images that have no labels and are
+    learnt from the teacher alone.
     """
 
     outputs: tuple[OutputPair, ...] = ()
     features: tuple[FeaturePair, ...] = ()
+    auto: str | None = None
     kind: str = "model"
     decay: float = 0.999
     engine: str = "auto"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import paddle
 from paddle import Tensor, nn
 
-from paddleseg_ext.config import Config, FeaturePair, OutputPair
+from paddleseg_ext.config import Component, Config, FeaturePair, OutputPair
 from paddleseg_ext.distill.class_map import ClassMap
 from paddleseg_ext.distill.connector import Connector, build_connector
 from paddleseg_ext.distill.distiller import Pair, names
@@ -56,12 +56,15 @@ def dry_run(
 def output_pairs(config: Config, run: DryRun) -> tuple[OutputPair, ...]:
     """The pairs of outputs that a configuration means.
 
-    `distill.outputs` says them. Otherwise `distill_loss` does: one type for several coefficients goes output by output;
-    several types as well where both models have exactly that many outputs (PaddleSeg's meaning); else every loss compares
-    the first output of each.
+    `distill.outputs` says them, or `distill: auto`. Otherwise `distill_loss` does: one type for several coefficients goes
+    output by output; several types as well where both models have exactly that many outputs (PaddleSeg's meaning); else
+    every loss compares the first output of each.
     """
     if config.distill.outputs:
         return config.distill.outputs
+    if config.distill.auto is not None:
+        first = run.student_outputs[0]
+        return recommended(0 if first is None else first[1], config.distill.auto)
     terms = config.distill_loss
     counts = {len(run.student_outputs), len(run.teacher_outputs), len(terms)}
     by_output = len(counts) == 1
@@ -70,6 +73,16 @@ def output_pairs(config: Config, run: DryRun) -> tuple[OutputPair, ...]:
         output = term.output if term.output is not None else index if by_output else 0
         pairs.append(OutputPair(output, output, term.loss, term.coef, term.loss.where))
     return tuple(pairs)
+
+
+def recommended(classes: int, where: str) -> tuple[OutputPair, ...]:
+    """What `distill: auto` compares: the first outputs, by losses with their usual weights, for any pair of models.
+
+    DISTLoss is the best of those that need no layer's name (docs/results.md). It correlates the probabilities of a pixel's
+    classes, which of two classes is 1 or -1, whatever they are, and teaches nothing.
+    """
+    losses = {"DISTLoss": 1.0} if classes > 2 else {"PixelwiseKLLoss": 1.0, "SegChannelwiseLoss": 3.0}
+    return tuple(OutputPair(0, 0, Component(name, {}, where), weight, where) for name, weight in losses.items())
 
 
 def build_pairs(

@@ -61,7 +61,8 @@ class DISTLoss(Loss):
     """t^2 (beta * mean over pixels of 1 - r over classes + gamma * mean over classes of 1 - r over pixels).
 
     r is Pearson's correlation of probabilities, p = softmax over C of logits / t, over all valid pixels of the batch. It asks
-    for the same order of preferences and not for the same values, which a much smaller student finds easier.
+    for the same order of preferences and not for the same values, which a much smaller student finds easier. Of two classes r
+    over classes is 1 or -1, whatever the probabilities, so that the second part alone teaches.
 
     Args:
         ignore_index: label value of the pixels left out. Default 255.

@@ -51,4 +51,3 @@ class Resting:
             self._file.readinto(values.reshape(-1).view(np.uint8).data)  # type: ignore[attr-defined]
             paddle.to_tensor(values)._share_buffer_to(weight)
         self._rests = False
-

@@ -153,7 +153,7 @@ def test_auto_distils_by_a_usual_recipe(world):
     world.student["distill"] = "auto"
     world.write()
     world.run(DISTILL, iters=2)
-    assert sum(name.startswith("distill/") for name in world.records("train")[0]) >= 2
+    assert any(name.startswith("distill/") for name in world.records("train")[0])
 
 
 @pytest.mark.parametrize(

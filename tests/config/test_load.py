@@ -217,9 +217,9 @@ def test_a_class_map_here_or_in_a_file_of_its_own(load, tmp_path):
     assert load(f"distill: {{class_map: {tmp_path}/map.yml}}").distill.class_map == {3: 1, 4: 1}
 
 
-def test_auto_is_a_recipe_for_any_pair(load):
-    outputs = load("distill: auto").distill.outputs
-    assert outputs and all(pair.weight > 0 and (pair.student, pair.teacher) == (0, 0) for pair in outputs)
+def test_auto_is_kept_until_the_number_of_classes_is_known(load):
+    assert load("distill: auto").distill.auto.endswith(": distill")
+    assert load("distill: {teacher: ema}").distill.auto is None
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ import pytest
 from nets import Net, adaptor, batch
 
 from paddleseg_ext.config import Component, Config, Distillation, FeaturePair, LossTerm, OutputPair, Schedule
-from paddleseg_ext.distill.pairs import build_pairs, describe, dry_run, output_pairs
+from paddleseg_ext.distill.pairs import DryRun, build_pairs, describe, dry_run, output_pairs
 from paddleseg_ext.distill.recorder import Recorder, no_features
 from paddleseg_ext.errors import ConfigError
+from paddleseg_ext.losses import DISTLoss
 from paddleseg_ext.teachers import ModelTeacher
 
 KL, CHANNEL = (
@@ -54,6 +55,26 @@ def test_one_type_for_several_coefficients_goes_output_by_output():
 def test_outputs_that_are_paired_by_hand_replace_the_rest():
     pair = OutputPair(2, 0, KL, 2.0, "s.yml:9: distill.outputs[0]")
     assert output_pairs(config(LossTerm(CHANNEL, 1, None), outputs=(pair,)), run(Net(outputs=3), Net())) == (pair,)
+
+
+@pytest.mark.parametrize(("classes", "losses"), [(2, ["PixelwiseKLLoss", "SegChannelwiseLoss"]), (3, ["DISTLoss"])])
+def test_auto_compares_the_first_outputs_by_what_suits_the_number_of_classes(classes, losses):
+    asked = dataclasses.replace(config(LossTerm(KL, 1, None)), distill=Distillation(auto="s.yml:9: distill"))
+    shapes = DryRun((8, 8), ([1, classes, 2, 2], None), {}, ([1, classes, 2, 2],), {})
+    pairs = output_pairs(asked, shapes)
+    assert [(p.student, p.teacher, p.loss.type) for p in pairs] == [(0, 0, loss) for loss in losses]
+    assert all(p.weight > 0 and p.loss.where == "s.yml:9: distill" for p in pairs)
+    build_pairs(pairs, [], shapes, **{**NUMBERS, "num_classes": classes})
+
+
+def test_between_two_classes_a_correlation_teaches_nothing():
+    student, teacher = (paddle.randn([2, 2, 4, 4]) for _ in range(2))
+    student.stop_gradient = False
+    DISTLoss(gamma=0.0)(student, teacher).backward()
+    between_classes = student.grad.abs().max()
+    student.clear_gradient()
+    DISTLoss(beta=0.0)(student, teacher).backward()
+    assert between_classes < 1e-3 * student.grad.abs().max()
 
 
 def test_a_dry_run_leaves_the_students_statistics_and_weights_as_they_were():
