@@ -146,11 +146,12 @@ def queue(results):
     # The student alone, then the best so far; those that take long last.
     ranked = sorted(RECIPES, key=lambda name: (RECIPES[name] is not None, name in LONG, -mean(runs, name)))
     wanted += [f"{name}/{seed}" for name in ranked for seed in (1, 2)]
+    wanted += [f"student alone/{seed}" for seed in (3, 4)]
     yield from (key for key in wanted if key not in runs and (teacher_of(key) is None or teacher_of(key) in runs))
     if not all(key in runs for key in wanted):
         return
     best = best_recipes(runs)
-    yield from (f"{n}/{seed}" for seed in (3, 4) for n in ("student alone", *best) if f"{n}/{seed}" not in runs)
+    yield from (f"{name}/{seed}" for seed in (3, 4) for name in best if f"{name}/{seed}" not in runs)
     costs = results["costs"]
     if all(name in costs for name in ("student alone", *best)):
         results["longer"] = round(ITERS * statistics.mean(costs[n] for n in best) / costs["student alone"])
