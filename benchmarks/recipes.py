@@ -323,7 +323,7 @@ def page(results):
         teacher=f"{mean(runs, 'teacher'):.1f}",
         token_teacher=f"{mean(runs, 'token teacher'):.1f}" if of(runs, "token teacher") else "not measured yet",
         runs=len(runs),
-        all_runs=2 + 3 * len(RECIPES) + 3 * len(TOKEN_RECIPES) + 8 + 3 * len(LONGER),
+        left=len(list(queue(results))),
     )
 
 
