@@ -97,7 +97,7 @@ class World:
         model, _ = build_model(config, self.setting.classes)
         model.train() if train else model.eval()
         own = own_logits(model, Batch(self.batch.images[:2], self.batch.labels[:2]))
-        recorder = self.stack.enter_context(Recorder(AdaptorBase(model), list(own.values())))
+        recorder = self.stack.enter_context(Recorder(AdaptorBase(model), [source.layer for source in own.values()]))
         return model, config, own, recorder
 
     def contest(self) -> tuple[Contest, Wanted]:

@@ -76,7 +76,9 @@ def open_distillation(session: Session, student: nn.Layer, user: UserDistillatio
         own = own_logits(student, batch, {pair.student for pair in asked if pair.resolution == "label"})
         layers = [name for pair in config.distill.features for name in names(pair.student)]
         where = f"{config.path}: distill.features"
-        caught = stack.enter_context(Recorder(user.student_adaptor(student), [*layers, *own.values()], where))
+        caught = stack.enter_context(
+            Recorder(user.student_adaptor(student), [*layers, *(s.layer for s in own.values())], where)
+        )
         if is_served(session.args):
             members = [open_service_member(session, features, user.teacher_adaptor, batch)]
         else:

@@ -72,7 +72,7 @@ def _contest(model: nn.Layer, config: Any, images: list[Tensor], cache: Path) ->
     _settle(model, images[0])
     batch = Batch(images[0], paddle.zeros([2, *images[0].shape[2:]], "int64"))
     own = own_logits(model, batch)
-    with Recorder(AdaptorBase(model), list(own.values())) as recorder:
+    with Recorder(AdaptorBase(model), [source.layer for source in own.values()]) as recorder:
         layer = ModelTeacher(model, recorder, own)
         shapes = [x.shape if isinstance(x, Tensor) else () for x in layer(batch).logits]
         wanted = Wanted.of(layer, images[0].shape[2:], shapes, (), used=[0])

@@ -217,9 +217,10 @@ def _layer(trained: Trained, args: argparse.Namespace, image: np.ndarray) -> Ite
         yield Exported(trained.model, args.output_op), ["prediction"]
         return
     batch = Batch(paddle.to_tensor(image), paddle.zeros([1, 1, 1], "int64"))
-    own = own_logits(trained.model, batch)
     with paddle.no_grad():
         outputs = trained.model(batch.images)
+    # Who asks a service resizes without aligned corners, so an output that is resized otherwise is given as it is.
+    own = {i: source.layer for i, source in own_logits(trained.model, batch).items() if not source.align_corners}
     logits = [own.get(i, str(i)) for i, output in enumerate(outputs) if isinstance(output, paddle.Tensor)]
     twice = [name for name in args.features if name in logits]
     if twice:

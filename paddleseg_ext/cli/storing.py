@@ -94,7 +94,8 @@ def describe(session: Session, member: Member, tensors: tuple[list[int], list[st
     layer, args = member.teacher, session.args
     assert isinstance(layer, ModelTeacher) and member.component is not None
     specs = layer.recorder.specs
-    outputs = [(str(index), True, layer.own.get(index, f"output {index}")) for index in tensors[0]]
+    sources = {index: source.layer for index, source in layer.own.items()}
+    outputs = [(str(index), True, sources.get(index, f"output {index}")) for index in tensors[0]]
     features = [(key, False, specs.get(key, key)) for key in tensors[1]]
     image = whole.dataset[0]["img"]
     try:

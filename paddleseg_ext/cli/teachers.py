@@ -136,7 +136,7 @@ def _member(session: Session, spec: TeacherSpec, adaptor: type[AdaptorBase], bat
     caught = stack.enter_context(
         Recorder(
             adaptor(model),
-            [*_layers(session.config.distill.features, spec.name), *own.values()],
+            [*_layers(session.config.distill.features, spec.name), *(source.layer for source in own.values())],
             f"{session.config.path}: distill.features",
         )
     )
@@ -176,7 +176,7 @@ def _ema(session: Session, student: nn.Layer, adaptor: type[AdaptorBase], batch:
     caught = stack.enter_context(
         Recorder(
             adaptor(model),
-            [*_layers(distill.features, "teacher"), *own.values()],
+            [*_layers(distill.features, "teacher"), *(source.layer for source in own.values())],
             f"{session.config.path}: distill.features",
         )
     )

@@ -9,7 +9,7 @@ from paddle import Tensor, nn
 
 from paddleseg_ext.distill.class_map import ClassMap
 from paddleseg_ext.distill.connector import Connector
-from paddleseg_ext.distill.own_resolution import replaced
+from paddleseg_ext.distill.own_resolution import Source, replaced
 from paddleseg_ext.distill.recorder import Recorder
 from paddleseg_ext.losses.functional import resize
 from paddleseg_ext.losses.task import TaskLoss
@@ -78,7 +78,7 @@ class Distiller(nn.Layer):
     `train()`.
 
     Args:
-        own: by the number of a student's output, the layer that has it at the network's own resolution; `recorder` catches it.
+        own: by the number of a student's output, where it is at the network's own resolution; `recorder` catches it.
         ignore_index: what takes the place of UNLABELLED for the losses against labels.
     """
 
@@ -89,7 +89,7 @@ class Distiller(nn.Layer):
         teacher: Teacher,
         task_loss: TaskLoss,
         pairs: Sequence[Pair],
-        own: Mapping[int, str] | None = None,
+        own: Mapping[int, Source] | None = None,
         ignore_index: int = 255,
     ) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ from paddleseg_ext.config import Component, Config, FeaturePair, OutputPair
 from paddleseg_ext.distill.class_map import ClassMap
 from paddleseg_ext.distill.connector import Connector, build_connector
 from paddleseg_ext.distill.distiller import Pair, names
-from paddleseg_ext.distill.own_resolution import replaced
+from paddleseg_ext.distill.own_resolution import Source, replaced
 from paddleseg_ext.distill.recorder import Recorder
 from paddleseg_ext.distill.schedule import WeightFactor
 from paddleseg_ext.errors import ConfigError
@@ -36,7 +36,7 @@ class DryRun:
 
 @paddle.no_grad()
 def dry_run(
-    student: nn.Layer, recorder: Recorder, teacher: Teacher, batch: Batch, own: Mapping[int, str] | None = None
+    student: nn.Layer, recorder: Recorder, teacher: Teacher, batch: Batch, own: Mapping[int, Source] | None = None
 ) -> DryRun:
     """One forward of both, the student in train mode as in training, its running statistics put back afterwards.
 

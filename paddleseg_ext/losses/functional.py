@@ -6,6 +6,7 @@ Rules for all: float32 inside, whatever comes in; the teacher's tensor carries n
 
 from collections.abc import Callable
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
@@ -33,6 +34,22 @@ def valid_mask(label: Tensor, size: tuple[int, int], ignore_index: int) -> Tenso
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Bilinear resize of [N, C, H, W] to `size` (align_corners=False); the same tensor where the size already fits."""
     return x if tuple(x.shape[2:]) == tuple(size) else F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def mixing(spots: np.ndarray) -> tuple[int, np.ndarray]:
+    """Linear interpolation as a matrix: the first position that is needed, and float32 [spots, needed] to multiply by.
+
+    Args:
+        spots: float64, where to take a value; 0 is the first position, 0.5 between it and the second.
+    """
+    lower = np.floor(spots).astype(int)
+    upper = np.ceil(spots).astype(int)
+    first = int(lower.min())
+    matrix = np.zeros((len(spots), int(upper.max()) - first + 1), "float32")
+    rows, part = np.arange(len(spots)), (spots - lower).astype("float32")
+    matrix[rows, lower - first] = 1 - part
+    matrix[rows, upper - first] += part
+    return first, matrix
 
 
 def average(x: Tensor, size: tuple[int, int], mask: Tensor | None) -> Tensor:

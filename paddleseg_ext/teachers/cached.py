@@ -10,6 +10,7 @@ from paddle import Tensor
 from paddleseg_ext.data.file_marks import name_of
 from paddleseg_ext.data.geometry import KEY, Axis
 from paddleseg_ext.errors import CacheError
+from paddleseg_ext.losses.functional import mixing
 from paddleseg_ext.teachers.manifest import Manifest, Stored
 from paddleseg_ext.teachers.store import Answer, OutputStore
 from paddleseg_ext.types import Batch, TeacherOutputs
@@ -75,18 +76,6 @@ def positions(student: Axis, view: Axis, count: int, cells: int) -> np.ndarray:
     centres = (np.arange(count) + 0.5) * student.size / count
     seen = view.after(student.before(centres))
     return (seen * cells / view.size - 0.5).clip(0, cells - 1)
-
-
-def mixing(spots: np.ndarray) -> tuple[int, np.ndarray]:
-    """Linear interpolation as a matrix: the first position that is needed, and float32 [spots, needed] to multiply by."""
-    lower = np.floor(spots).astype(int)
-    upper = np.ceil(spots).astype(int)
-    first = int(lower.min())
-    matrix = np.zeros((len(spots), int(upper.max()) - first + 1), "float32")
-    rows, part = np.arange(len(spots)), (spots - lower).astype("float32")
-    matrix[rows, lower - first] = 1 - part
-    matrix[rows, upper - first] += part
-    return first, matrix
 
 
 def kept(x: np.ndarray, tensor: Stored, manifest: Manifest, what: str) -> Sequence[np.ndarray]:

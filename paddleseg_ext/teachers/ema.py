@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import paddle
 from paddle import nn
 
+from paddleseg_ext.distill.own_resolution import Source
 from paddleseg_ext.distill.recorder import Recorder
 from paddleseg_ext.teachers.model import ModelTeacher
 from paddleseg_ext.types import Batch, TeacherOutputs
@@ -31,7 +32,7 @@ class EmaTeacher(ModelTeacher):
         recorder: Recorder,
         student: nn.Layer,
         decay: float = 0.999,
-        own: Mapping[int, str] | None = None,
+        own: Mapping[int, Source] | None = None,
     ) -> None:
         super().__init__(model, recorder, own)
         self.student, self.decay = student, decay

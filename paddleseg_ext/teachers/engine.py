@@ -3,15 +3,15 @@
 import contextlib
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import paddle
 from paddle import Tensor
 
+from paddleseg_ext.distill.own_resolution import Source
 from paddleseg_ext.inference.select import Bounds, Engine, compare, exceeds
 from paddleseg_ext.inference.worker import EngineError, Worker
-from paddleseg_ext.losses.functional import resize
 from paddleseg_ext.teachers.model import ModelTeacher
 from paddleseg_ext.teachers.resting import Resting
 from paddleseg_ext.types import Batch, TeacherOutputs
@@ -26,13 +26,15 @@ class Wanted:
     """What an engine must give to stand for a teacher's layer.
 
     names: of the tensors, the number of an output or what the recorder calls it, each once; outputs first. logits, features:
-    which of them are the outputs, in their order, None for one that is not wanted, and the features, by key. enlarged: the
-    numbers of the outputs that are resized to the image afterwards: not every engine takes the resize that most models end in.
+    which of them are the outputs, in their order, None for one that is not wanted, and the features, by key. own: where outputs
+    are before their final resize, which is left to us: not every engine takes it. enlarged: the numbers of those that are wanted
+    at the size of the image.
     """
 
     names: Sequence[str]
     logits: Sequence[int | None]
     features: Mapping[str, int]
+    own: Mapping[int, Source] = field(default_factory=dict)
     enlarged: frozenset[int] = frozenset()
 
     @classmethod
@@ -51,13 +53,14 @@ class Wanted:
         """
         used = range(len(outputs)) if used is None else used
         enlarged = {i for i in layer.enlarged & layer.own.keys() if i in used and list(outputs[i][2:]) == list(size)}
-        own = {i: name for i, name in layer.own.items() if i in enlarged or i not in layer.enlarged}
-        logits = [own.get(index, str(index)) if index in used else None for index in range(len(outputs))]
+        own = {i: source for i, source in layer.own.items() if i in enlarged or i not in layer.enlarged}
+        given = [own[index].layer if index in own else str(index) for index in range(len(outputs))]
+        logits = [name if index in used else None for index, name in enumerate(given)]
         keys = list(keys)
         names = list(dict.fromkeys([*(name for name in logits if name is not None), *keys]))
         features = {key: names.index(key) for key in keys}
         numbers = [None if name is None else names.index(name) for name in logits]
-        return cls(names, numbers, features, frozenset(enlarged))
+        return cls(names, numbers, features, own, frozenset(enlarged))
 
     def by_layer(self, layer: ModelTeacher) -> Callable[[Tensor], list[Tensor]]:
         """The same tensors by the layer."""
@@ -72,9 +75,15 @@ class Wanted:
 
     def logits_of(self, tensors: Sequence[Tensor], images: Tensor) -> list[Tensor]:
         """The outputs as the layer gives them; one that is not wanted is empty."""
-        logits = [paddle.zeros([0]) if index is None else tensors[index] for index in self.logits]
-        size = (images.shape[2], images.shape[3])
-        return [resize(x, size) if index in self.enlarged else x for index, x in enumerate(logits)]
+        size = images.shape[2:]
+        logits = []
+        for number, index in enumerate(self.logits):
+            x = paddle.zeros([0]) if index is None else tensors[index]
+            if index is not None and number in self.own:
+                source = self.own[number]
+                x = source.enlarged(x, size) if number in self.enlarged else source.centred(x, size)
+            logits.append(x)
+        return logits
 
 
 class EngineTeacher:

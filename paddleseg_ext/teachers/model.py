@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 import paddle
 from paddle import nn
 
-from paddleseg_ext.distill.own_resolution import replaced
+from paddleseg_ext.distill.own_resolution import Source, replaced
 from paddleseg_ext.distill.recorder import Recorder
 from paddleseg_ext.types import Batch, TeacherOutputs
 
@@ -16,7 +16,7 @@ class ModelTeacher:
     Args:
         model: the layer; it is set to eval mode and its parameters are frozen.
         recorder: catches the internal tensors that are wanted besides the outputs.
-        own: by the number of an output, the layer that has it at the network's own resolution; the recorder catches it.
+        own: by the number of an output, where it is at the network's own resolution; the recorder catches it.
         enlarged: the numbers of those that are wanted as the model gives them all the same.
     """
 
@@ -24,7 +24,7 @@ class ModelTeacher:
         self,
         model: nn.Layer,
         recorder: Recorder,
-        own: Mapping[int, str] | None = None,
+        own: Mapping[int, Source] | None = None,
         enlarged: Collection[int] = (),
     ) -> None:
         model.eval()
@@ -37,5 +37,5 @@ class ModelTeacher:
     def __call__(self, batch: Batch) -> TeacherOutputs:
         outputs = list(self.model(batch.images))
         features = {key: value.detach() for key, value in self.recorder.take().items()}
-        own = {index: name for index, name in self.own.items() if index not in self.enlarged}
+        own = {index: source for index, source in self.own.items() if index not in self.enlarged}
         return TeacherOutputs(tuple(replaced(outputs, features, own)), features)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import paddle
 from paddle import nn
 
-from paddleseg_ext.distill.own_resolution import replaced
+from paddleseg_ext.distill.own_resolution import Source, replaced
 from paddleseg_ext.distill.recorder import Recorder
 from paddleseg_ext.types import UNLABELLED, Batch, TaskLosses, TeacherOutputs
 
@@ -26,7 +26,7 @@ class PeerTeacher(nn.Layer):
         model: nn.Layer,
         recorder: Recorder,
         task_loss: TaskLosses,
-        own: Mapping[int, str] | None = None,
+        own: Mapping[int, Source] | None = None,
         ignore_index: int = 255,
     ) -> None:
         super().__init__()
