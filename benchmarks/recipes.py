@@ -37,8 +37,9 @@ COARSE = {"student": "head:input", "teacher": "backbone.st4[2]"}  # both at stri
 MIDDLE = {"student": "nets.0.1", "teacher": "backbone.la1"}
 
 
-def output(name, weight, **arguments):
-    return {"outputs": [{"loss": {"type": name, **arguments}, "weight": weight}]}
+def output(name, weight, resolution="label", **arguments):
+    """At the labels' size, as other toolkits compare, unless a row says otherwise."""
+    return {"outputs": [{"loss": {"type": name, **arguments}, "weight": weight, "resolution": resolution}]}
 
 
 def feature(name, weight, layers=LAST, **arguments):
@@ -64,6 +65,8 @@ RECIPES = {
     "PixelwiseKLLoss 9, standardized, t 2": output("PixelwiseKLLoss", 9, temperature=2, standardize=True),
     "SegChannelwiseLoss 3 (logits)": output("SegChannelwiseLoss", 3),
     "DISTLoss 1": output("DISTLoss", 1),
+    "DISTLoss 1, at the networks' resolution": output("DISTLoss", 1, "network"),
+    "PixelwiseKLLoss 1, at the networks' resolution": output("PixelwiseKLLoss", 1, "network"),
     "DKDLoss 1": output("DKDLoss", 1),
     "BPKDLoss 1": output("BPKDLoss", 1),
     "PixelwiseKLLoss 1 + SegChannelwiseLoss 3 (logits)": both(KL, output("SegChannelwiseLoss", 3)),

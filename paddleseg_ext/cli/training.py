@@ -79,7 +79,7 @@ def open_session(args: argparse.Namespace, config_path: str, *, with_unlabelled:
     )
     data = _load_data(config, args, with_unlabelled)
     store = CheckpointStore(args.save_dir, args.keep_checkpoint_max)
-    store.prepare()
+    store.prepare(alone=env.rank() == 0)
     env.join_ranks()
     state, resumed_from = _begin(args, store, config.batch_size * args.accumulate * env.world_size())
     env.seed_everything(state.seed)

@@ -1,13 +1,14 @@
 """Checkpoints that are either whole or not there."""
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
 import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import paddle
 from paddle import nn
@@ -42,12 +43,15 @@ class CheckpointStore:
 
     def __init__(self, save_dir: str, keep: int = 5) -> None:
         self.folder, self.keep = Path(save_dir), keep
+        self._claim: IO[str] | None = None
 
-    def prepare(self) -> None:
-        """Make the folder and clear away what a killed run left half-written.
+    def prepare(self, alone: bool = True) -> None:
+        """Make the folder, take it for this process until it ends, and clear away what a killed run left half-written.
+
+        `alone`: false for a process that trains together with the one that writes.
 
         Raises:
-            CheckpointError: it cannot be written to.
+            CheckpointError: it cannot be written to, or another run is at work there.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -56,8 +60,28 @@ class CheckpointStore:
             probe.unlink()
         except OSError as error:
             raise CheckpointError(f"--save_dir {self.folder}: cannot be written to: {error.strerror}") from None
+        if not alone:
+            return
+        self._take()
         for left in (*self.folder.glob(".partial_*"), *self.folder.glob(".old_*")):
             shutil.rmtree(left, ignore_errors=True)
+
+    def _take(self) -> None:
+        """Lock a file, which the system unlocks when the process ends, however it ends, and which children do not inherit."""
+        self._claim = (self.folder / ".running").open("a+")
+        try:
+            fcntl.lockf(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            self._claim.seek(0)
+            raise CheckpointError(
+                f"--save_dir {self.folder}: another run is at work there (process {self._claim.read() or 'unknown'}); "
+                "wait until it has ended, or give another folder"
+            ) from None
+        except OSError:  # a file system without locks
+            return
+        self._claim.truncate(0)
+        self._claim.write(str(os.getpid()))
+        self._claim.flush()
 
     def save(
         self,

@@ -1,6 +1,9 @@
 """Checkpoints: whole or absent, and restored bit for bit."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -8,6 +11,8 @@ import pytest
 
 from paddleseg_ext.engine.checkpoint import CheckpointStore, RunState, read_state, restore
 from paddleseg_ext.errors import CheckpointError, WeightsError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def make(width=4, lr=0.1):
@@ -99,7 +104,7 @@ def test_a_save_that_is_cut_short_leaves_the_older_checkpoint_and_is_cleared_awa
     assert len(calls) == 2 and store.latest() == store.folder / "iter_1"
     monkeypatch.undo()
     store.prepare()
-    assert sorted(p.name for p in store.folder.iterdir()) == ["iter_1", "run.json"]
+    assert sorted(p.name for p in store.folder.iterdir()) == [".running", "iter_1", "run.json"]
 
 
 def test_saving_again_at_the_same_iteration_replaces_the_old(store):
@@ -107,7 +112,7 @@ def test_saving_again_at_the_same_iteration_replaces_the_old(store):
     store.save(model, optimizer, RunState("a", 1, 0, 2))
     store.save(model, optimizer, RunState("b", 1, 0, 2))
     assert read_state(store.folder / "iter_1").run_id == "b"
-    assert [p.name for p in store.folder.iterdir()] == ["iter_1"]
+    assert sorted(p.name for p in store.folder.iterdir()) == [".running", "iter_1"]
 
 
 @pytest.mark.parametrize("name", ["model.pdparams", "model.pdopt", "state.json"])
@@ -151,6 +156,36 @@ def test_a_save_dir_that_cannot_be_written_to_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="--save_dir .*file: cannot be written to"):
         CheckpointStore(str(tmp_path / "file")).prepare()
+
+
+HOLDS = """
+import sys
+from paddleseg_ext.engine.checkpoint import CheckpointStore
+store = CheckpointStore(sys.argv[1])
+store.prepare()
+print("at work", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_folder_in_which_a_run_is_at_work_is_refused_until_that_run_is_dead(tmp_path):
+    store = CheckpointStore(str(tmp_path))
+    (tmp_path / ".partial_iter_1").mkdir()
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLDS, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+    )
+    try:
+        assert other.stdout.readline() == b"at work\n"
+        (tmp_path / ".partial_iter_2").mkdir()
+        with pytest.raises(CheckpointError, match=rf"another run is at work there \(process {other.pid}\); wait until"):
+            store.prepare()
+        assert (tmp_path / ".partial_iter_2").exists()  # it may be what the other is writing
+        store.prepare(alone=False)  # a process of that very run
+    finally:
+        other.kill()
+        other.wait()
+    store.prepare()
+    assert [p.name for p in tmp_path.iterdir()] == [".running"]
 
 
 def test_best_model_is_loadable_by_paddle(store):
