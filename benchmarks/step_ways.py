@@ -14,6 +14,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from paddleseg_ext.cli.engine_trial import settle
 from paddleseg_ext.cli.model_trial import component
 from paddleseg_ext.data.file_marks import FileMark
 from paddleseg_ext.data.geometry import KEY, untouched
@@ -30,6 +31,7 @@ from paddleseg_ext.inference.runners import BACKENDS
 from paddleseg_ext.inference.select import Contest
 from paddleseg_ext.inference.worker import start
 from paddleseg_ext.losses.build import build_distill_loss
+from paddleseg_ext.losses.functional import resize
 from paddleseg_ext.losses.task import TaskLoss, WeightedLoss
 from paddleseg_ext.models import build_model
 from paddleseg_ext.models.catalogue import CATALOGUE, model_config
@@ -76,7 +78,9 @@ class World:
         self.setting, self.cache = setting, cache
         paddle.seed(0)
         height, width = setting.size
-        images = paddle.rand([setting.batch, 3, height, width])
+        # Smooth, with some noise: of noise alone a network says nearly the same everywhere, and every error decides the class.
+        images = 0.2 * paddle.randn([setting.batch, 3, height, width])
+        images += resize(paddle.randn([setting.batch, 3, height // 8, width // 8]), (height, width))
         self.batch = Batch(images, paddle.randint(0, setting.classes, [setting.batch, height, width]))
         self.stack = contextlib.ExitStack()
         self.student, _, self.own, self.recorder = self._model(setting.student, train=True)
@@ -90,6 +94,7 @@ class World:
     def layer(self) -> ModelTeacher:
         """The teacher, built when it is first wanted: the student alone does without its memory."""
         teacher, self.component, own, recorder = self._model(self.setting.teacher, train=False)
+        settle(teacher, self.batch.images)
         return ModelTeacher(teacher, recorder, own)
 
     def _model(self, name: str, train: bool) -> tuple:

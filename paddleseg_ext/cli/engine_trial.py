@@ -69,7 +69,7 @@ _FIXED = ("LinearSegmenter", "MaskSegmenter", "SegmentationTransformer", "UPerNe
 
 @contextmanager
 def _contest(model: nn.Layer, config: Any, images: list[Tensor], cache: Path) -> Iterator[Contest]:
-    _settle(model, images[0])
+    settle(model, images[0])
     batch = Batch(images[0], paddle.zeros([2, *images[0].shape[2:]], "int64"))
     own = own_logits(model, batch)
     with Recorder(AdaptorBase(model), [source.layer for source in own.values()]) as recorder:
@@ -89,7 +89,7 @@ def _contest(model: nn.Layer, config: Any, images: list[Tensor], cache: Path) ->
 
 
 @paddle.no_grad()
-def _settle(model: nn.Layer, images: Tensor) -> None:
+def settle(model: nn.Layer, images: Tensor) -> None:
     """Bring batch norms half-way to the statistics of the images.
 
     With fresh ones values grow from layer to layer, as in no trained network; with those of two images alone, a norm after
