@@ -28,7 +28,7 @@ from paddleseg_ext.engine.supervised import SupervisedStep
 from paddleseg_ext.engine.trainer import Trainer
 from paddleseg_ext.inference.job import ExportJob, export, plain
 from paddleseg_ext.inference.runners import BACKENDS
-from paddleseg_ext.inference.select import Contest
+from paddleseg_ext.inference.select import Bounds, Contest
 from paddleseg_ext.inference.worker import start
 from paddleseg_ext.losses.build import build_distill_loss
 from paddleseg_ext.losses.functional import resize
@@ -84,7 +84,8 @@ class World:
         self.batch = Batch(images, paddle.randint(0, setting.classes, [setting.batch, height, width]))
         self.stack = contextlib.ExitStack()
         self.student, _, self.own, self.recorder = self._model(setting.student, train=True)
-        outputs = len(self.student(images))
+        with paddle.no_grad():  # a graph of all of it would be the peak of what keeps less
+            outputs = len(self.student(images))
         cross = build(component({"type": "CrossEntropyLoss"}, "loss"), "loss")
         self.task_loss = TaskLoss([WeightedLoss(cross, 1.0)] * outputs, self.student, "student: loss")
         self.optimizer = paddle.optimizer.Momentum(0.001, parameters=self.student.parameters())
@@ -117,6 +118,7 @@ class World:
             cache=self.cache,
             threads=env.threads(),
             reset=env.use_all_cores,
+            bounds=Bounds(same_class=0.9),  # the classes of an untrained network are nearly ties
         )
         return contest, wanted
 
@@ -130,7 +132,11 @@ class World:
         folder = next(found for found in folders if found is not None)
         run = start(backend, folder, precision, contest.threads, self.batch.images)
         self.stack.callback(run.close)
-        return EngineTeacher(self.layer, run, wanted, env.use_all_cores, folder=self.cache if rests else None)
+        return EngineTeacher(
+            *(self.layer, run, wanted, env.use_all_cores),
+            proved=self.setting.size,
+            folder=self.cache if rests else None,
+        )
 
     def alone(self) -> Way:
         """The student's own step: forward, loss against labels, backward, update."""

@@ -6,6 +6,7 @@ import pytest
 from paddle import nn
 
 from paddleseg_ext.distill.adaptor import AdaptorBase
+from paddleseg_ext.distill.own_resolution import Source
 from paddleseg_ext.distill.recorder import Recorder, no_features
 from paddleseg_ext.models.weights import digest
 from paddleseg_ext.teachers import ModelTeacher
@@ -79,7 +80,7 @@ def test_outputs_are_given_at_the_networks_own_resolution_where_it_is_known(batc
 
     model = Enlarged()
     with Recorder(AdaptorBase(model), ["head"]) as recorder:
-        (logits,) = ModelTeacher(model, recorder, {0: "head"})(batch).logits
+        (logits,) = ModelTeacher(model, recorder, {0: Source("head")})(batch).logits
     assert logits.shape == [2, 4, 8, 8]
     whole = nn.functional.interpolate(logits, scale_factor=2, mode="bilinear")
     np.testing.assert_allclose(whole.numpy(), model(batch.images)[0].numpy(), atol=1e-6)
