@@ -4,8 +4,8 @@ Nothing of Paddle itself is changed, but by old_ir_ops.py in processes of the ol
 have is left alone.
 """
 
-import functools
 import importlib
+import inspect
 import logging
 import types
 from collections.abc import Callable
@@ -25,7 +25,19 @@ def wrap(target: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]) 
     if original is None:
         _log.debug("this PaddleSeg has no %s: nothing to mend", target)
         return
-    setattr(owner, name, functools.wraps(original)(make(original)))
+    mended: Any = make(original)
+    if mended is original:
+        return
+    # Not functools.wraps: paddle.jit.to_static would export what is wrapped, and looks for the source by the name.
+    mended.__doc__, mended.__signature__, mended.mends = original.__doc__, inspect.signature(original), original
+    setattr(owner, name, mended)
+
+
+def unmended(function: Any) -> Callable[..., Any]:
+    """What PaddleSeg has, under every fix."""
+    while hasattr(function, "mends"):
+        function = function.mends
+    return function
 
 
 def overlay(module_name: str, alias: str, **functions: Callable[..., Any]) -> None:

@@ -3,11 +3,10 @@
 Affected: BiseNetV1, CCNet and ESPNetV1; as teachers they taught with random weights, without a word.
 """
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
-from paddleseg_ext.compat.patch import wrap
+from paddleseg_ext.compat.patch import unmended, wrap
 
 
 def apply() -> None:
@@ -16,7 +15,7 @@ def apply() -> None:
 
 
 def _then_load(original: Callable[..., Any]) -> Callable[..., Any]:
-    if "init_weight" in inspect.unwrap(original).__code__.co_names:
+    if "init_weight" in unmended(original).__code__.co_names:
         return original
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:

@@ -3,6 +3,8 @@
 Which IR Paddle uses is settled when it is imported, and an export that crashes or hangs must not take training with it.
 """
 
+import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -24,7 +26,7 @@ from paddleseg_ext.config import Component
 from paddleseg_ext.distill.adaptor import AdaptorBase
 from paddleseg_ext.distill.recorder import Recorder
 from paddleseg_ext.distill.user_file import load_user_file
-from paddleseg_ext.inference.pooling import exact_pooling
+from paddleseg_ext.inference import rewrites
 
 FORMATS = ("paddle", "pir", "onnx")
 """'paddle' is a model of Paddle's old IR, which paddle.inference runs with oneDNN; 'pir' of its new one, which it runs without;
@@ -85,7 +87,7 @@ def key(job: ExportJob, weights: str, kind: str) -> str:
     shape = job.shape if kind.endswith("-fixed") else job.shape[1:2]
     job = replace(job, shape=shape)
     adaptor = Path(job.distill_config).read_bytes().hex() if job.distill_config else None
-    content = json.dumps([asdict(job), weights, adaptor, kind, _versions()], sort_keys=True)
+    content = json.dumps([asdict(job), weights, adaptor, kind, _versions(), _how()], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
@@ -139,11 +141,23 @@ def _export_in_child(job: ExportJob, model: nn.Layer, kind: str, work: Path) -> 
         return f"took more than {_SECONDS} s"
     if done.returncode == 0:
         return ""
-    ending = f"the export ended with code {done.returncode}"
-    # Not Paddle's own warnings and rules, which come last as often as not.
-    lines = [line.strip() for line in (done.stderr or done.stdout).splitlines()]
-    lines = [line for line in lines if line and not re.match(r"[IW]\d{4} |-+$|\[(Time|Signal)Info", line)]
-    return f"{ending}: {lines[-1][:300]}" if lines and done.returncode < 0 else lines[-1][:300] if lines else ending
+    ending, said = f"the export ended with code {done.returncode}", _reason(done.stdout + done.stderr)
+    return f"{ending}: {said}" if said and done.returncode < 0 else said or ending
+
+
+# Logs, Paddle's own warnings, headings and rules, and the trace after a crash, which come last as often as not.
+_NOISE = re.compile(
+    r"\[20|\d{4}-.*\[INFO\]|\[[IW]\] |[IW]\d{4} |-+$|\.$"
+    r"|\d+ |C\+\+ Traceback|Error Message Summary|FatalError|\[(Time|Signal)Info|For more info"
+)
+
+
+def _reason(said: str) -> str:
+    """What went wrong, of everything that an export's process wrote."""
+    lines = [re.sub(r"\x1b\[[\d;]*m", "", line).strip() for line in said.splitlines()]
+    errors = [line.split("[ERROR]", 1)[1].strip() for line in lines if "[ERROR]" in line]
+    raised = [line for line in lines if re.match(r"\w*(Error|Exception): ", line) and not _NOISE.match(line)]
+    return (errors or raised or [line for line in lines if line and not _NOISE.match(line)] or [""])[-1][:300]
 
 
 def run_job(work: Path, kind: str) -> None:
@@ -156,15 +170,20 @@ def run_job(work: Path, kind: str) -> None:
     model.eval()
     adaptor = load_user_file(job.distill_config).teacher_adaptor if job.distill_config else AdaptorBase
     shape = list(job.shape) if kind.endswith("-fixed") else [None, job.shape[1], None, None]
-    with Recorder(adaptor(model), job.names) as recorder, exact_pooling():
+    onnx = kind.startswith("onnx")
+    with (
+        Recorder(adaptor(model), job.names) as recorder,
+        rewrites.exact_pooling(),
+        rewrites.for_onnx() if onnx else contextlib.nullcontext(),
+    ):
         layer = Wanted(model, recorder, job.wanted)
         layer.eval()
         specification = [paddle.static.InputSpec(shape, "float32", name="x")]
         static = paddle.jit.to_static(layer, input_spec=specification, full_graph=True)
-        if not kind.startswith("onnx"):
-            paddle.jit.save(static, str(work / "model" / "model"))
-        else:
+        if onnx:
             save_onnx(static, work / "model" / "model.onnx")
+        else:
+            paddle.jit.save(static, str(work / "model" / "model"))
 
 
 def save_onnx(layer: Any, file: Path) -> None:
@@ -187,6 +206,12 @@ def save_onnx(layer: Any, file: Path) -> None:
         )
     if not file.exists():
         raise RuntimeError("paddle2onnx wrote nothing")
+
+
+@functools.cache
+def _how() -> str:
+    """A digest of what makes exports here."""
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in (__file__, rewrites.__file__))).hexdigest()
 
 
 def _versions() -> dict[str, str]:

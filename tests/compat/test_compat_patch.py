@@ -3,6 +3,7 @@
 import sys
 import types
 
+import numpy as np
 import paddle
 import pytest
 
@@ -30,6 +31,25 @@ def test_applying_twice_wraps_once():
 def test_wrap_puts_the_new_function_around_the_old(module):
     patch.wrap("release_of_tomorrow:double", lambda original: lambda x: original(x) + 1)
     assert module.double(3) == 7
+
+
+def test_an_export_has_the_fix_and_not_what_it_mends(tmp_path):
+    from paddleseg.models.decoupled_segnet import SqueezeBodyEdge
+
+    paddle.seed(0)
+    layer = SqueezeBodyEdge(4)
+    layer.eval()
+    x = paddle.rand([1, 4, 16, 16])
+    paddle.jit.save(layer, str(tmp_path / "model"), [paddle.static.InputSpec([None, 4, None, None], "float32")])
+    for given, wanted in zip(paddle.jit.load(str(tmp_path / "model"))(x), layer(x), strict=True):
+        np.testing.assert_allclose(given.numpy(), wanted.numpy(), atol=1e-6)
+
+
+def test_what_paddleseg_has_can_be_found_under_every_fix(module):
+    original = module.double
+    for _ in range(2):
+        patch.wrap("release_of_tomorrow:double", lambda given: lambda x: given(x) + 1)
+    assert patch.unmended(module.double) is original and module.double(1) == 4
 
 
 @pytest.mark.parametrize("target", ["release_of_tomorrow:gone", "release_of_tomorrow:Gone.forward", "no_such:thing"])

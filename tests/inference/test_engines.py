@@ -19,7 +19,6 @@ from paddleseg_ext.distill.recorder import Recorder
 from paddleseg_ext.inference import job as jobs
 from paddleseg_ext.inference import select as selection
 from paddleseg_ext.inference.job import ExportJob, component, export, key, plain
-from paddleseg_ext.inference.pooling import exact_pooling
 from paddleseg_ext.inference.runners import BACKENDS
 from paddleseg_ext.inference.select import Bounds, Contest, compare, exceeds, select
 from paddleseg_ext.inference.worker import EngineError, Worker
@@ -339,11 +338,20 @@ def test_an_export_that_is_killed_is_a_line(tmp_path, model, monkeypatch):
 
 
 def test_why_an_export_failed_is_looked_for_among_warnings(tmp_path, model, monkeypatch):
-    said = "RuntimeError: no such operator\nW1125 20:16:16.9 1 eager_utils.cc:3584] a warning\n-------\n"
+    said = "RuntimeError: no such operator\n[2026-11-26 08:04:31,104] [    INFO] weights.py:58 - all matched\nW1125 20:16:16.9 1 eager_utils.cc:3584] a warning\n-------\n"
     for code, reason in ((1, "RuntimeError: no such operator"), (-11, "the export ended with code -11: RuntimeError")):
         done = subprocess.CompletedProcess([], code, "", said)
         monkeypatch.setattr(jobs.subprocess, "run", lambda *_a, done=done, **_k: done)
         assert export(make_job(), model, f"w{code}", "onnx", tmp_path)[1].startswith(reason)
+
+
+def test_why_a_conversion_failed_is_found_in_either_stream(tmp_path, model, monkeypatch):
+    said = "\x1b[0;31m2026-11-26 08:06:06 [ERROR]\tFailed to convert: no such attribute\x1b[0m\n.\n"
+    done = subprocess.CompletedProcess(
+        [], 255, said, "[2026-11-26 08:04:31,104] [    INFO] weights.py:58 - all matched\n"
+    )
+    monkeypatch.setattr(jobs.subprocess, "run", lambda *_a, **_k: done)
+    assert export(make_job(), model, "w", "onnx", tmp_path) == (None, "Failed to convert: no such attribute")
 
 
 def test_of_two_that_export_the_same_the_first_is_taken(tmp_path):
@@ -399,17 +407,3 @@ def test_the_layer_takes_no_memory_while_its_engine_answers(teacher, worker, mod
     assert weight._is_initialized()
     nowhere = EngineTeacher(teacher, worker, wanted_of(teacher), lambda: None, folder=tmp_path / "no_such")
     assert nowhere(batch(images)).logits[0].shape == given.shape and weight._is_initialized()
-
-
-def test_adaptive_pooling_is_written_out_and_refused_where_the_size_is_not_known():
-    paddle.seed(0)
-    x = paddle.rand([2, 3, 10, 7])
-    for size in (1, 2, 3, (6, 5), (None, 4)):
-        wanted = paddle.nn.functional.adaptive_avg_pool2d(x, size)
-        with exact_pooling():
-            given = paddle.nn.AdaptiveAvgPool2D(size)(x)
-        np.testing.assert_allclose(given.numpy(), wanted.numpy(), atol=1e-6)
-    unknown = paddle.static.InputSpec([None, 3, None, None], "float32")
-    layer = paddle.jit.to_static(paddle.nn.AdaptiveAvgPool2D(3), [unknown], full_graph=True)
-    with exact_pooling(), pytest.raises(RuntimeError, match="for images of one size alone"):
-        assert layer.forward.concrete_program
