@@ -34,7 +34,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add("--use_vdl", action="store_true", help="write curves and pictures for VisualDL into save_dir")
     add("--log_iters", type=positive, default=10, help="iterations between log lines")
     add("--num_workers", type=int, default=0, help="processes that read training data; 0 reads in this one")
-    add("--seed", type=int, help="random seed; default: a new one, which is logged")
+    add("--seed", type=not_negative, help="random seed; default: a new one, which is logged")
     add_device(parser)
 
 
@@ -166,7 +166,6 @@ def add_trained_model(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     add = parser.add_argument
     add("--model_path", required=True, help="weights: a .pdparams file, a folder with model.pdparams in it, or a URL")
-    add("--num_workers", type=int, default=0, help="threads that read images ahead")
     add("--aug_eval", action="store_true", help="average over scales and flips")
     add("--scales", type=float, nargs="+", help="scales of --aug_eval")
     add("--flip_horizontal", action="store_true", help="of --aug_eval")
@@ -183,6 +182,14 @@ def add_security(parser: argparse.ArgumentParser) -> None:
     add("--tls_key", type=Path, help="PEM file with its key, not encrypted")
     add("--tls_ca", type=Path, help="PEM file with whom to trust; a server with it asks clients for certificates")
     add("--token_file", type=Path, help="file whose only line is a secret that comes with every call")
+
+
+def not_negative(text: str) -> int:
+    """A whole number of at least 0, as a flag's value."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"at least 0 is expected, but got {value}")
+    return value
 
 
 def positive(text: str) -> int:

@@ -27,6 +27,7 @@ from paddleseg_ext.distill.recorder import Recorder
 from paddleseg_ext.distill.user_file import UserDistillation
 from paddleseg_ext.engine import env
 from paddleseg_ext.engine.hooks import OnceHook
+from paddleseg_ext.engine.recompute import activations_kept
 from paddleseg_ext.engine.trainer import Hook
 from paddleseg_ext.errors import ConfigError
 from paddleseg_ext.inference.job import plain
@@ -147,7 +148,13 @@ def _pairs(
 ) -> list[Pair]:
     """The pairs with all members; where there are several, keys are those of `_as_one`."""
     config, facts = session.config, session.data.facts
-    build = partial(build_pairs, ignore_index=facts.ignore_index, num_classes=facts.num_classes, iters=config.iters)
+    build = partial(
+        build_pairs,
+        ignore_index=facts.ignore_index,
+        num_classes=facts.num_classes,
+        iters=config.iters,
+        images=config.batch_size,
+    )
     if len(members) == 1:
         run = tried(members[0].teacher)
         wanted = output_pairs(config, run)
@@ -258,8 +265,10 @@ def _of_member(pair: Pair, member: Member, share: float, offset: int) -> Pair:
     return replace(pair, name=f"{pair.name}@{member.name}", teacher=key, weight=pair.weight * share)
 
 
-def _class_key(member: Member) -> tuple[int, ...] | None:
-    return None if member.class_map is None else (member.class_map.teacher_classes, *member.class_map.shared)
+def _class_key(member: Member) -> tuple[Any, ...] | None:
+    """What teachers whose outputs are averaged must have in common."""
+    shared = member.class_map
+    return None if shared is None else (shared.teacher_classes, *sorted(shared.mapping.items()))
 
 
 def _show(pairs: Sequence[Pair], run: DryRun) -> None:
@@ -268,16 +277,20 @@ def _show(pairs: Sequence[Pair], run: DryRun) -> None:
 
 
 def _balance_check(session: Session, distiller: Distiller) -> list[Hook]:
-    """A hook that shows, early in training, how much each loss weighs, and warns of one that does nothing or everything."""
+    """A hook that shows, early in training, how much each loss weighs, and warns of one that does nothing or everything.
+
+    Every rank measures: batch norm may be over all of them.
+    """
 
     def show(batch: Batch) -> None:
-        shares = term_shares(distiller, distiller.student, batch.parts(session.args.accumulate)[0])
+        with activations_kept(distiller.student):  # a backward for each loss goes through them
+            shares = term_shares(distiller, distiller.student, batch.parts(session.args.accumulate)[0])
         _log.info("[BALANCE] %s", "; ".join(map(str, shares)))
         for share in shares if len(shares) > 1 else ():
             if share.warning:
                 _log.warning("%s", share.warning)
 
-    return [OnceHook(min(_BALANCE_AFTER, session.config.iters), show)] if env.rank() == 0 else []
+    return [OnceHook(min(_BALANCE_AFTER, session.config.iters), show)]
 
 
 def _digest(member: Member) -> str:

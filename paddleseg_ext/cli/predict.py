@@ -98,6 +98,13 @@ def find_images(path: Path) -> list[tuple[Path, Path]]:
         raise ConfigError(f"--image_path {path}: no such file or folder")
     if not images:
         raise ConfigError(f"--image_path {path}: no images in it ({', '.join(_IMAGES)})")
+    seen: dict[Path, Path] = {}
+    for image, name in images:
+        if (other := seen.setdefault(name.with_suffix(""), image)) != image:
+            mask = name.with_suffix(".png")
+            raise ConfigError(
+                f"--image_path {path}: {other} and {image} would both become {mask}; predict them into two folders"
+            )
     return images
 
 
@@ -131,7 +138,8 @@ def colours(given: Sequence[int] | None, classes: int) -> np.ndarray:
 
 def _transforms(dataset: Component) -> Compose:
     parts = dataset.params.get("transforms") or []
-    return Compose([registry.build(part, "transform") for part in parts])
+    built = [registry.build(part, "transform") for part in parts]
+    return Compose(built, img_channels=dataset_facts(dataset).img_channels)
 
 
 class Writer:

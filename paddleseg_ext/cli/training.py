@@ -199,6 +199,15 @@ def _begin(args: argparse.Namespace, store: CheckpointStore, batch_size: int) ->
         )
     if env.rank() == 0:
         store.begin_run(state.run_id)
+        if left := store.part_from(state):
+            names = ", ".join(path.name for path in left)
+            _log.warning(
+                "%s: of the run as it went on before; kept, but `--resume_model auto` takes them no more", names
+            )
+        if state.best_miou is not None and not store.adopt_best(folder, state):
+            best = f"mIoU {state.best_miou:.4f} at iter {state.best_iteration}"
+            _log.warning("the best model until now, %s, is not here; the best one from now on is kept", best)
+            state.best_miou = state.best_iteration = None
     return state, folder
 
 

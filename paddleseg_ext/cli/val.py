@@ -23,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = flags.parser("Measure a trained model on its val set.")
     flags.add_trained_model(parser)
     flags.add_device(parser)
+    parser.add_argument("--num_workers", type=int, default=0, help="threads that read images ahead")
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     args = parser.parse_args(argv)
     with user_errors():

@@ -1,7 +1,10 @@
 """From data sets to batches on the device, with augmentation that depends on seed, epoch and sample alone."""
 
 import contextlib
+import os
 import random
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +18,7 @@ from paddleseg_ext.errors import DataError
 from paddleseg_ext.types import Batch
 
 Sample = dict[str, Any]
+_LOOK = 1.0  # seconds between two looks of a worker whether its parent is there
 
 Ahead = Callable[[Iterator[Sample], Callable[[], bool]], Iterator[Sample]]
 """Collated arrays in, the same with more arrays out; it may read ahead. Where it waits, it looks whether it is to stop."""
@@ -86,9 +90,8 @@ class TrainLoader:
             for keys in self.sampler:
                 yield self._collate([self._seeded[key] for key in keys])
         else:
-            yield from DataLoader(
-                self._seeded, batch_sampler=self.sampler, num_workers=self.num_workers, collate_fn=self._collate
-            )
+            options = {"num_workers": self.num_workers, "worker_init_fn": _end_with_parent}
+            yield from DataLoader(self._seeded, batch_sampler=self.sampler, collate_fn=self._collate, **options)
 
     def _collate(self, samples: list[Sample]) -> Sample:
         shapes = {sample["img"].shape for sample in samples}
@@ -115,6 +118,25 @@ class TrainLoader:
         """The image paths of samples, or their numbers where the data set has no list of files."""
         listed = getattr(self.dataset, "file_list", None)
         return tuple(str(listed[i][0]) if listed else f"sample {i}" for i in indices)
+
+
+def _end_with_parent(_worker: int) -> None:
+    """In a worker: SIGTERM counts from its parent alone, and without a parent it ends.
+
+    What ends a whole group of processes reaches both, and the parent has an iteration to finish, which needs its workers. Those of
+    a parent that was killed would wait for it for ever.
+    """
+    parent = os.getppid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Paddle's own handler takes it before anybody can wait for it
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait() -> None:
+        told = None
+        while os.getppid() == parent and (told is None or told.si_pid != parent):
+            told = signal.sigtimedwait({signal.SIGTERM}, _LOOK)
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def sample_images(dataset: Dataset, seed: int, count: int) -> Batch:

@@ -38,7 +38,7 @@ class ClassMap:
             for number in given:
                 if not 0 <= number < count:
                     raise ConfigError(f"{where}: the {side} has no class {number}; it has 0 to {count - 1}")
-        self.teacher_classes = teacher_classes
+        self.mapping, self.teacher_classes = dict(mapping), teacher_classes
         self.shared = sorted(set(mapping.values()))
         groups = [[t for t, s in mapping.items() if s == number] for number in self.shared]
         width = max(map(len, groups))

@@ -93,12 +93,14 @@ def build_pairs(
     ignore_index: int,
     num_classes: int,
     iters: int,
+    images: int | None = None,
     class_map: ClassMap | None = None,
     prefix: str = "connector_",
 ) -> list[Pair]:
     """Build the losses and connectors and check that every pair can work.
 
     Args:
+        images: in a batch; None where that is not known.
         class_map: where the teacher has other classes than the student's `num_classes`.
         prefix: begins the parameter names of what is built, which are counted from zero so that they (the keys of an
             optimizer's state) do not depend on what else the process has built.
@@ -113,6 +115,7 @@ def build_pairs(
             _check_schedule(output, iters)
             loss = build_distill_loss(output.loss, ignore_index, classes)
             _check_count(output, loss, 1)
+            _check_images(output, loss, images)
             shapes = _check_outputs(output, run, class_map)
             if isinstance(loss, Loss):
                 loss.prepare(*shapes)
@@ -120,6 +123,7 @@ def build_pairs(
         for feature in features:
             _check_schedule(feature, iters)
             loss = build_distill_loss(feature.loss, ignore_index, num_classes)
+            _check_images(feature, loss, images)
             built.append((loss, _connectors(feature, loss, run)))
     several = len({(p.student, p.teacher) for p in outputs}) > 1
     labels = [p.loss.type + (f"_{p.student}_{p.teacher}" if several else "") for p in outputs]
@@ -158,6 +162,14 @@ def _check_count(pair: OutputPair | FeaturePair, loss: nn.Layer, count: int) -> 
     if wanted != count:
         raise ConfigError(
             f"{pair.where}: {pair.loss.type} compares {wanted} feature{'s' if wanted > 1 else ''} of each side, but got {count}"
+        )
+
+
+def _check_images(pair: OutputPair | FeaturePair, loss: nn.Layer, images: int | None) -> None:
+    wanted = getattr(loss, "images", 1)
+    if images is not None and images < wanted:
+        raise ConfigError(
+            f"{pair.where}: {pair.loss.type} compares at least {wanted} images, but batch_size is {images}"
         )
 
 

@@ -114,7 +114,7 @@ class CheckpointStore:
             os.rename(partial, final)
         _sync(self.folder)
         if self.keep > 0:
-            for path in self._of_run(state.run_id)[: -self.keep]:
+            for path in [path for path in self._of_run(state.run_id) if path != final][: 1 - self.keep or None]:
                 # Out of sight first: a kill while deleting must not leave half a checkpoint under its name.
                 old = self.folder / f".old_{path.name}"
                 os.rename(path, old)
@@ -138,6 +138,35 @@ class CheckpointStore:
         run_id = run_id or uuid.uuid4().hex
         write_atomically(self.folder / "run.json", json.dumps({"run_id": run_id}))
         return run_id
+
+    def part_from(self, state: RunState) -> list[Path]:
+        """Make the checkpoints beyond the one that a run goes on from those of another run; returns them.
+
+        They stay and can be resumed from by name, but are no longer what `auto` takes or what is counted for `keep`.
+        """
+        beyond = [path for path in self._of_run(state.run_id) if read_state(path).iteration > state.iteration]
+        run_id = uuid.uuid4().hex
+        for path in beyond:
+            write_atomically(path / _STATE, json.dumps({**asdict(read_state(path)), "run_id": run_id}, indent=1))
+        return beyond
+
+    def adopt_best(self, checkpoint: Path, state: RunState) -> bool:
+        """Whether `best_model/` holds the one that a checkpoint's state speaks of, which is brought here from beside it."""
+        beside, model = checkpoint.parent, self.folder / "best_model" / _MODEL
+        if beside.resolve() == self.folder.resolve():
+            return model.is_file()
+        source = beside / "best_model" / _MODEL
+        latest = CheckpointStore(str(beside)).latest()
+        newest = read_state(latest) if latest is not None else None
+        same = newest is not None and (newest.run_id, newest.best_iteration) == (state.run_id, state.best_iteration)
+        if not same or not source.is_file():
+            return False
+        model.parent.mkdir(exist_ok=True)
+        partial = model.with_name(f".{_MODEL}.partial")
+        shutil.copyfile(source, partial)
+        _sync(partial)
+        os.replace(partial, model)
+        return True
 
     def latest(self) -> Path | None:
         """The newest checkpoint of the run that was last begun in this folder."""

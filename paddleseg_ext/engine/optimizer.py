@@ -49,11 +49,17 @@ def build_schedule(component: Component, iters: int) -> Any:
         params.setdefault("decay_steps", max(iters - warmup_iters, 1))
     registry.check_arguments(Component(component.type, params, component.where), cls)
     made = registry.call(component, cls, params)
-    if not warmup:
+    if not warmup_iters:
         return made
-    return paddle.optimizer.lr.LinearWarmup(
-        learning_rate=made,
-        warmup_steps=warmup_iters,
-        start_lr=warmup["warmup_start_lr"],
-        end_lr=params["learning_rate"],
-    )
+    start, end = warmup["warmup_start_lr"], params.get("learning_rate")
+    if end is None:
+        raise ConfigError(
+            f"{component.where}: a warm-up ends at the schedule's learning_rate, which {component.type} has not"
+        )
+    numbers = all(isinstance(value, int | float) for value in (start, end, warmup_iters))
+    if not numbers or not 0 <= start < end or warmup_iters < 1:
+        raise ConfigError(
+            f"{component.where}: a warm-up rises from warmup_start_lr to learning_rate in warmup_iters iterations, "
+            f"but these are {start}, {end} and {warmup_iters}"
+        )
+    return paddle.optimizer.lr.LinearWarmup(learning_rate=made, warmup_steps=warmup_iters, start_lr=start, end_lr=end)

@@ -10,6 +10,7 @@ from paddle import nn
 
 from paddleseg_ext.errors import ConfigError
 
+_SWITCH = "_recomputes"  # of a block: whether it is computed anew
 _BLOCK = 2  # weights that a block has at least: in a smaller one nothing lies between what is kept
 
 
@@ -26,9 +27,23 @@ def recompute_blocks(model: nn.Layer) -> int:
     found = [layer for layer in _blocks(model) if layer is not model]
     for layer in found:
         vars(layer)["forward"] = _recomputed(layer, layer.forward)
+        vars(layer)[_SWITCH] = True
     if not found:
         raise ConfigError(f"--recompute: {type(model).__name__} has no blocks to compute anew; leave the flag out")
     return len(found)
+
+
+@contextmanager
+def activations_kept(model: nn.Layer) -> Iterator[None]:
+    """Inside, blocks keep their activations: Paddle's come back for one backward alone."""
+    switched = [layer for layer in model.sublayers(include_self=True) if _SWITCH in vars(layer)]
+    for layer in switched:
+        vars(layer)[_SWITCH] = False
+    try:
+        yield
+    finally:
+        for layer in switched:
+            vars(layer)[_SWITCH] = True
 
 
 def _blocks(layer: nn.Layer) -> Iterator[nn.Layer]:
@@ -51,7 +66,7 @@ def _recomputed(layer: nn.Layer, forward: Callable[..., Any]) -> Callable[..., A
 
     @functools.wraps(forward)
     def run(*args: Any, **kwargs: Any) -> Any:
-        if not layer.training or not paddle.is_grad_enabled():
+        if not layer.training or not paddle.is_grad_enabled() or not vars(layer)[_SWITCH]:
             return forward(*args, **kwargs)
         runs = 0
 

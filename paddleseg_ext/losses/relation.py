@@ -81,6 +81,8 @@ class RKDLoss(Loss):
     Source: Park et al. 2019, arXiv 1904.05068.
     """
 
+    images = 3  # of a batch, at least
+
     @staticmethod
     def fits(student: Sequence[int], teacher: Sequence[int]) -> bool:
         return student[0] == teacher[0]

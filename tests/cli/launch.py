@@ -13,14 +13,24 @@ from paddle import nn  # noqa: E402
 from paddleseg.cvlibs import manager  # noqa: E402
 
 
+class Shared(nn.Layer):
+    """As batch norm over all processes, whose training waits for every one of them."""
+
+    def forward(self, x):
+        mean = x.detach().mean()
+        if self.training and paddle.distributed.get_world_size() > 1:
+            paddle.distributed.all_reduce(mean)
+        return x - mean / paddle.distributed.get_world_size()
+
+
 @manager.MODELS.add_component
 class ToyNet(nn.Layer):
-    """Two convolutions at half size; `outputs` times its logits in training, once otherwise. No batch norm unless asked."""
+    """Two convolutions at half size; `outputs` times its logits in training, once otherwise. No norm unless asked."""
 
     def __init__(self, num_classes, width=8, outputs=1, norm=False, dropout=0.0, pretrained=None):
         super().__init__()
         self.conv1 = nn.Conv2D(3, width, 3, stride=2, padding=1)
-        self.norm = nn.BatchNorm2D(width) if norm else nn.Identity()
+        self.norm = nn.BatchNorm2D(width) if norm is True else Shared() if norm else nn.Identity()
         self.drop = nn.Dropout(dropout)
         self.conv2 = nn.Conv2D(width, num_classes, 3, padding=1)
         self.outputs = outputs
@@ -34,6 +44,18 @@ class ToyNet(nn.Layer):
         self.flat = paddle.flatten(features, 2)
         logits = nn.functional.interpolate(self.conv2(self.drop(features)), x.shape[2:], mode="bilinear")
         return [logits] * (self.outputs if self.training else 1)
+
+
+@manager.MODELS.add_component
+class GreyNet(nn.Layer):
+    """One convolution of grey images."""
+
+    def __init__(self, num_classes, in_channels=1, pretrained=None):
+        super().__init__()
+        self.conv = nn.Conv2D(in_channels, num_classes, 3, padding=1)
+
+    def forward(self, x):
+        return [self.conv(x)]
 
 
 def _die_in_save(number: int) -> None:

@@ -55,6 +55,8 @@ def test_malformed_yaml_names_the_line(world, fails):
         ({"loss__types": [{"type": "CrossEntropyLos"}]}, "loss.types[0]: no loss 'CrossEntropyLos'; closest: 'CrossEntropyLoss'"),
         ({"optimizer__type": "SDG"}, "optimizer: no optimizer 'SDG'; closest: 'SGD'"),
         ({"lr_scheduler__type": "PolyDecay"}, "lr_scheduler: no schedule 'PolyDecay'; closest: 'PolynomialDecay'"),
+        ({"lr_scheduler__warmup_iters": 2, "lr_scheduler__warmup_start_lr": 0.05}, "lr_scheduler: a warm-up rises from warmup_start_lr to learning_rate in warmup_iters iterations, but these are 0.05, 0.05 and 2"),
+        ({"lr_scheduler": {"type": "PiecewiseDecay", "boundaries": [2], "values": [0.1, 0.01], "warmup_iters": 2, "warmup_start_lr": 0}}, "lr_scheduler: a warm-up ends at the schedule's learning_rate, which PiecewiseDecay has not"),
         ({"train_dataset__type": "DataSet"}, "train_dataset: no data set 'DataSet'; closest: 'Dataset'"),
         ({"train_dataset__transforms": [{"type": "Normalise"}]}, "transforms[0]: no backbone or transform or loss 'Normalise'; closest: 'Normalize'"),
         ({"model__num_classes": 4}, "model.num_classes: 4, but the data set has 3 classes"),
@@ -161,6 +163,12 @@ def test_an_output_that_does_not_exist(world, fails):
     pairs = [{"student": 0, "teacher": 1, "loss": {"type": "KLLoss"}}]
     line = fails(DISTILL, student_config=world.changed(distill={"outputs": pairs}))
     assert "distill.outputs[0]: the teacher has no output 1; it has 1, counted from 0" in line
+
+
+def test_a_loss_that_needs_more_images_than_a_batch_has(world, fails):
+    pair = {"student": "conv1", "loss": {"type": "RKDLoss"}}
+    line = fails(DISTILL, student_config=world.changed(distill={"features": [pair]}))
+    assert "distill.features[0]: RKDLoss compares at least 3 images, but batch_size is 2" in line
 
 
 def test_nothing_to_distil(world, fails):

@@ -59,6 +59,13 @@ def test_two_processes_resume_where_they_were(world):
     assert all(np.allclose(whole[k], parts[k], rtol=1e-5, atol=1e-7) for k in whole)
 
 
+def test_a_norm_over_all_processes_finds_all_of_them_whenever_the_student_runs(world):
+    world.student["model"]["norm"] = "shared"
+    world.write()
+    text = world.run(DISTILL, iters=3, do_eval=True, start=in_two())
+    assert "[BALANCE]" in text and world.records("train")[-1]["iter"] == 3
+
+
 def workers_of(process):
     return [c for c in psutil.Process(process.pid).children(recursive=True) if "launch.py" in " ".join(c.cmdline())]
 

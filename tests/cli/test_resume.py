@@ -1,9 +1,11 @@
 """A run that is killed at any moment and resumed ends as one that was never interrupted."""
 
 import os
+import shutil
 import signal
 import subprocess
 
+import psutil
 import pytest
 
 from tests.cli.conftest import DISTILL, LAUNCH, TRAIN, same_bits
@@ -73,6 +75,47 @@ def test_sigterm_saves_says_how_to_resume_and_exits_with_0(world, uninterrupted)
     contents, losses, _ = results(world, "out")
     assert all(same_bits(a, b) for a, b in zip(contents, uninterrupted[0], strict=True))
     assert losses == uninterrupted[1]
+
+
+def test_sigterm_to_every_process_of_a_run_with_workers_saves_too(world):
+    command = [*LAUNCH, *world.command(TRAIN, iters=100000, save_interval=100000, num_workers=2)]
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(command, cwd=world.folder, start_new_session=True, **pipe)
+    read_until(process, "iter: 3/")
+    readers = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGTERM)
+    rest = process.stdout.read()
+    assert process.wait() == 0 and "go on with --resume_model out/iter_" in rest, rest
+    assert readers and not psutil.wait_procs(readers, timeout=20)[1]
+
+
+def test_workers_end_with_a_run_that_is_killed(world):
+    process = start(world, TRAIN, iters=100000, save_interval=100000, num_workers=2)
+    read_until(process, "iter: 3/")
+    readers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    assert readers and not psutil.wait_procs(readers, timeout=30)[1]
+
+
+def test_a_run_that_goes_on_from_an_earlier_checkpoint_leaves_the_later_ones_behind(world):
+    world.run(TRAIN, iters=12)
+    text = world.run(TRAIN, iters=5, resume_model="out/iter_4", keep_checkpoint_max=1)
+    assert "iter_8, iter_12: of the run as it went on before; kept" in text
+    assert "resumed from out/iter_5" in world.run(TRAIN, iters=6, resume_model="auto")
+    assert {p.name for p in (world.folder / "out").glob("iter_*")} == {"iter_5", "iter_6", "iter_8", "iter_12"}
+    assert "resumed from out/iter_12" in world.run(TRAIN, iters=13, resume_model="out/iter_12")
+
+
+def test_the_best_model_comes_along_to_another_folder_or_is_forgotten(world):
+    world.run(TRAIN, iters=8, do_eval=True)
+    world.run(TRAIN, iters=8, do_eval=True, resume_model="out/iter_8", save_dir="moved")
+    best = "best_model/model.pdparams"
+    assert same_bits(world.weights(f"moved/{best}"), world.weights(f"out/{best}"))
+    shutil.rmtree(world.folder / "out/best_model")
+    text = world.run(TRAIN, iters=9, do_eval=True, resume_model="out/iter_8", save_dir="other")
+    assert "the best model until now, mIoU" in text and "at iter 9, in best_model/" in text
+    assert same_bits(world.weights(f"other/{best}"), world.weights("other/iter_9/model.pdparams"))
 
 
 def test_resuming_a_finished_run_changes_nothing(world):

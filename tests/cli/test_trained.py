@@ -1,5 +1,6 @@
 """What users do with a trained model: measure it, and predict images."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from tests.cli.conftest import ROOT, TRAIN, World
@@ -102,6 +104,26 @@ def test_predicted_masks_are_what_val_measures(trained):
     )
 
 
+def test_images_of_one_channel_are_predicted_as_they_are_measured(trained):
+    dataset = {"img_channels": 1, "transforms": [{"type": "Normalize", "mean": [0.5], "std": [0.5]}]}
+    student = copy.deepcopy(trained.student)
+    student["model"] = {"type": "GreyNet", "num_classes": 3}
+    for part in ("train_dataset", "val_dataset"):
+        student[part] |= dataset
+    (trained.folder / "grey.yml").write_text(yaml.safe_dump(student))
+    trained.run(TRAIN, config="grey.yml", iters=1, save_dir="grey")
+    same = {"config": "grey.yml", "model_path": "grey/iter_1"}
+    trained.use(VAL, json="grey.json", **same)
+    trained.use(PREDICT, image_path="val.txt", save_dir="seen_grey", **same)
+    hits = [
+        np.asarray(Image.open(trained.folder / f"seen_grey/pseudo_color_prediction/val_{i}.png"))
+        == np.asarray(Image.open(trained.folder / f"val_{i}_label.png"))
+        for i in range(3)
+    ]
+    accuracy = json.loads((trained.folder / "grey.json").read_text())["accuracy"]
+    assert np.mean(hits) == pytest.approx(accuracy, abs=1e-6)
+
+
 def test_a_corrupt_image_is_reported_and_the_others_are_predicted(trained):
     (trained.folder / "some").mkdir()
     (trained.folder / "some/bad.jpg").write_bytes(b"no image")
@@ -118,10 +140,16 @@ def test_a_corrupt_image_is_reported_and_the_others_are_predicted(trained):
         (VAL, {"json": "no/x.json"}, "error: --json no/x.json: no such folder no"),
         (VAL, {"scales": "-1"}, "error: --scales are above 0, but got [-1.0]"),
         (PREDICT, {"image_path": "nowhere"}, "error: --image_path nowhere: no such file or folder"),
+        (
+            PREDICT,
+            {"image_path": "same.txt"},
+            "error: --image_path same.txt: val_0.png and sub/../val_0.png would both become val_0.png",
+        ),
         (PREDICT, {"image_path": "out/pictures/.."}, "error: --image_path out/pictures/..: no images in it (.jpg"),
     ],
 )
 def test_what_is_wrong_is_named(trained, launcher, flags, message):
+    (trained.folder / "same.txt").write_text("val_0.png\nsub/../val_0.png\n")
     if "pictures" in flags.get("image_path", ""):
         (trained.folder / "empty").mkdir()
         flags, message = {"image_path": "empty"}, "error: --image_path empty: no images in it (.jpg"

@@ -8,7 +8,7 @@ import paddle
 import pytest
 import yaml
 
-from tests.cli.conftest import DISTILL, ROOT, TRAIN, same_bits
+from tests.cli.conftest import DISTILL, ROOT, TRAIN
 
 
 def test_train_leaves_checkpoints_best_model_metrics_pictures_and_curves(world):
@@ -199,26 +199,6 @@ def test_how_much_each_loss_weighs_is_shown_and_a_useless_one_warned_of(world):
     shown = next(line for line in text.splitlines() if "[BALANCE]" in line)
     assert "CrossEntropyLoss 100.0 % of the loss, 100.0 % of the gradient; distill/KLLoss 0.0 % of the loss" in shown
     assert "[WARNING] distill/KLLoss has 0.000 % of the gradient and teaches next to nothing; raise its weight" in text
-
-
-def test_the_baseline_is_the_same_run_without_a_teacher_and_the_gain_is_shown(world):
-    # Of PaddleSeg's models: the baseline is a process of its own, which does not know the tests'.
-    world.student["model"] = {"type": "LPSNet", "num_classes": 3, "pretrained": None}
-    world.student["model"] |= {"depths": [1] * 5, "channels": [4, 4, 8, 8, 8], "scale_ratios": [1.0, 0.5]}
-    for part in ("train", "val"):
-        world.student[f"{part}_dataset"]["transforms"].insert(0, {"type": "Resize", "target_size": [64, 64]})
-    world.write()
-    text = world.run(DISTILL, "--opts", "iters=4", "--baseline", do_eval=True, save_interval=2, resume_model="auto")
-    alone, distilled = (max(r["mIoU"] for r in world.records("eval", d)) for d in ("out/baseline", "out"))
-    assert (
-        f"[GAIN] best mIoU: student alone {alone:.4f}, distilled {distilled:.4f}, gain {distilled - alone:+.4f}" in text
-    )
-    world.run(TRAIN, iters=4, do_eval=True, save_interval=2, save_dir="again")
-    assert same_bits(world.weights("again/iter_4/model.pdparams"), world.weights("out/baseline/iter_4/model.pdparams"))
-
-
-def test_a_baseline_that_cannot_be_compared_is_an_error(world):
-    assert "error: --baseline compares by mIoU and needs --do_eval" in world.run(DISTILL, "--baseline", code=2)
 
 
 def test_a_loss_a_connector_and_a_teacher_written_as_the_docs_show_it(world):

@@ -75,6 +75,14 @@ def test_only_the_newest_of_this_run_are_kept(store):
     assert sorted(p.name for p in store.folder.glob("iter_*")) == ["iter_10", "iter_2", "iter_99"]
 
 
+def test_the_checkpoint_just_written_is_never_the_one_deleted(store):
+    model, optimizer = make()
+    store.keep = 1
+    for iteration in (10, 20, 5):
+        assert store.save(model, optimizer, RunState("this run", iteration, 0, 2)).is_dir()
+    assert [p.name for p in store.folder.glob("iter_*")] == ["iter_5"]
+
+
 def test_auto_finds_the_newest_of_this_run_and_never_an_older_runs(store):
     model, optimizer = make()
     assert store.latest() is None

@@ -5,7 +5,7 @@ import paddle
 import pytest
 from paddle import nn
 
-from paddleseg_ext.engine.recompute import recompute_blocks
+from paddleseg_ext.engine.recompute import activations_kept, recompute_blocks
 from paddleseg_ext.errors import ConfigError
 
 
@@ -87,6 +87,21 @@ def test_a_feature_inside_of_a_block_teaches_as_without():
         gradients.append(model.blocks[1].conv1.weight.grad.numpy())
     np.testing.assert_array_equal(*gradients)
     assert np.abs(gradients[0]).max() > 0
+
+
+def test_one_forward_serves_several_backwards_where_activations_are_kept():
+    gradients = []
+    for saving in (False, True):
+        model, caught = Net(), []
+        if saving:
+            recompute_blocks(model)
+        model.blocks[0].conv1.register_forward_post_hook(lambda _l, _i, y, caught=caught: caught.append(y))
+        paddle.seed(0)
+        with activations_kept(model):
+            model(paddle.rand([2, 3, 8, 8]))
+        weight, losses = model.blocks[0].conv1.weight, (caught[0].square().mean(), caught[0].abs().mean())
+        gradients.append([paddle.grad(loss, weight, retain_graph=True)[0].numpy() for loss in losses])
+    np.testing.assert_array_equal(*gradients)
 
 
 def test_a_model_without_blocks_is_refused():
