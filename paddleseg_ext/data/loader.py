@@ -123,8 +123,8 @@ class TrainLoader:
 def _end_with_parent(_worker: int) -> None:
     """In a worker: SIGTERM counts from its parent alone, and without a parent it ends.
 
-    What ends a whole group of processes reaches both, and the parent has an iteration to finish, which needs its workers. Those of
-    a parent that was killed would wait for it for ever.
+    What ends a whole group of processes reaches both, and the parent has an iteration to finish, which needs its workers. Those
+    of a parent that was killed would wait for it for ever.
     """
     parent = os.getppid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Paddle's own handler takes it before anybody can wait for it
