@@ -92,7 +92,7 @@ def key(job: ExportJob, weights: str, kind: str) -> str:
 
 
 def export(job: ExportJob, model: nn.Layer, weights: str, kind: str, cache: Path) -> tuple[Path | None, str]:
-    """The folder of an exported model, made now or earlier, or None and why it cannot be made.
+    """The folder of an exported model, made now or earlier, or None and why it cannot be made, which is kept too.
 
     Args:
         model: has the weights.
@@ -106,6 +106,8 @@ def export(job: ExportJob, model: nn.Layer, weights: str, kind: str, cache: Path
         work = Path(tempfile.mkdtemp(dir=cache, prefix=".making_"))
         try:
             reason = _export_in_child(job, model, kind, work)
+            if reason and _MOMENTARY.search(reason):
+                return None, reason
             (work / "weights.pdparams").unlink(missing_ok=True)
             if reason:
                 shutil.rmtree(work / "model", ignore_errors=True)
@@ -115,6 +117,10 @@ def export(job: ExportJob, model: nn.Layer, weights: str, kind: str, cache: Path
             shutil.rmtree(work, ignore_errors=True)
     failed = folder / "failed.txt"
     return (None, failed.read_text()) if failed.exists() else (folder / "model", "")
+
+
+_MOMENTARY = re.compile(r"code -(9|15)\b|MemoryError|No space left|Cannot allocate memory")
+"""Of this machine at this time; another run tries again."""
 
 
 def _publish(work: Path, folder: Path) -> None:

@@ -331,10 +331,19 @@ def test_an_export_that_hangs_is_given_up(tmp_path, model, monkeypatch):
     assert export(make_job(), model, "w", "paddle", tmp_path) == (None, "took more than 0.2 s")
 
 
-def test_an_export_that_is_killed_is_a_line(tmp_path, model, monkeypatch):
-    dead = subprocess.CompletedProcess([], -9, "", "")
+@pytest.mark.parametrize(
+    ("code", "said", "reason"),
+    [
+        (-9, "", "the export ended with code -9"),
+        (1, "OSError: [Errno 28] No space left on device", "OSError: [Errno 28] No space left on device"),
+    ],
+)
+def test_an_export_that_the_machine_ended_is_a_line_and_tried_again(tmp_path, model, monkeypatch, code, said, reason):
+    dead = subprocess.CompletedProcess([], code, "", said)
     monkeypatch.setattr(jobs.subprocess, "run", lambda *_a, **_k: dead)
-    assert export(make_job(), model, "w", "onnx", tmp_path) == (None, "the export ended with code -9")
+    assert export(make_job(), model, "w", "onnx", tmp_path) == (None, reason)
+    dead.returncode = 0
+    assert export(make_job(), model, "w", "onnx", tmp_path)[0] is not None
 
 
 def test_why_an_export_failed_is_looked_for_among_warnings(tmp_path, model, monkeypatch):
