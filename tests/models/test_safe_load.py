@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import struct
 
 import numpy as np
 import paddle
@@ -90,6 +91,86 @@ def test_what_hangs_on_an_allowed_name_is_refused_too(tmp_path):
     (tmp_path / "bad.pdparams").write_bytes(b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93.")
     with pytest.raises(WeightsError, match="asks to run 'numpy.ndarray.tofile'"):
         safe_load(str(tmp_path / "bad.pdparams"))
+
+
+def name(module, attribute):
+    return b"c" + module.encode() + b"\n" + attribute.encode() + b"\n"
+
+
+def text(value):
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def raw(value):
+    return name("_codecs", "encode") + text(value.decode("latin1")) + text("latin1") + b"\x86R"
+
+
+MAKE = name("numpy._core.multiarray", "_reconstruct") + name("numpy", "ndarray") + b"K\x00\x85" + raw(b"b") + b"\x87R"
+
+
+def array(kind, shape, content):
+    """A pickle of an array as NumPy writes it, and of what it never writes."""
+    return (
+        b"\x80\x02"
+        + MAKE
+        + b"(K\x01"
+        + shape
+        + name("numpy", "dtype")
+        + text(kind)
+        + b"\x85R"
+        + b"\x89"
+        + raw(content)
+        + b"tb."
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        array("O", b"K\x01\x85", b"A" * 8),  # objects at addresses that the file says
+        array("f4", b"K\x03\x85", b"A" * 8),  # more than there is
+        array("f4", b"J\xff\xff\xff\xff\x85", b""),  # less than nothing
+        array("V8", b"K\x01\x85", b"A" * 8),
+        b"\x80\x02" + name("numpy", "ndarray") + b"K\x01\x85" + text("O") + b"\x86R.",  # an array at once
+        b"\x80\x02"
+        + name("numpy", "dtype")
+        + text("f4")
+        + b"\x85R(K\x03X\x01\x00\x00\x00<)NNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb.",
+    ],
+)
+def test_what_numpy_would_take_for_memory_is_refused(tmp_path, content):
+    (tmp_path / "bad.pdparams").write_bytes(content)
+    with pytest.raises(WeightsError, match="bad.pdparams: not a weights file of Paddle"):
+        safe_load(str(tmp_path / "bad.pdparams"))
+
+
+def test_a_small_file_takes_little_memory(tmp_path):
+    (tmp_path / "index.pdparams").write_bytes(b"\x80\x02}r" + struct.pack("<I", 1 << 31) + b".")
+    assert safe_load(str(tmp_path / "index.pdparams")) == {}
+    (tmp_path / "long.pdparams").write_bytes(b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40) + b"x.")
+    with pytest.raises(WeightsError, match="long.pdparams: not a weights file"):
+        safe_load(str(tmp_path / "long.pdparams"))
+    nested = []
+    for _ in range(60):
+        nested = (nested, nested)  # 2**60 lists, to whom it counts each by itself
+    (tmp_path / "nested.pdparams").write_bytes(pickle.dumps({"w": nested}, 4))
+    assert set(safe_load(str(tmp_path / "nested.pdparams"))) == {"w"}
+
+
+def test_arrays_come_back_in_any_order_of_bytes_and_axes(tmp_path):
+    wanted = {
+        "big": np.arange(6, dtype=">f4").reshape(2, 3),
+        "columns": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    }
+    wanted |= {"number": np.float32(1.5), "flags": np.array([True, False]), "c": np.ones([2], "complex64")}
+    twice = [wanted["big"], (wanted["big"], 3)]
+    for protocol in (2, 4, 5):
+        (tmp_path / "x.pdparams").write_bytes(pickle.dumps({**wanted, "twice": twice}, protocol))
+        given = safe_load(str(tmp_path / "x.pdparams"))
+        for key, value in wanted.items():
+            np.testing.assert_array_equal(given[key], value)
+            assert given[key].dtype == value.dtype and type(given[key]) is type(value)
+        assert given["twice"][0] is given["twice"][1][0] is given["big"] and given["big"].flags.writeable
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
