@@ -65,7 +65,13 @@ def open_teachers(
     """
     distill, given = session.config.distill, session.args.teacher_config
     where = f"{session.config.path}: distill"
-    folder = cache_folder(session)
+    folder, args = cache_folder(session), session.args
+    if args.teacher_opts and not (given or distill.teachers):
+        raise ConfigError("--teacher_opts changes values of a --teacher_config, which is not given")
+    if args.teacher_engine not in (None, "auto") and distill.kind != "model":
+        raise ConfigError(
+            f"--teacher_engine {args.teacher_engine}: an engine runs a teacher of type 'model', not '{distill.kind}'"
+        )
     if folder is not None:
         return [_cached(session, folder, adaptor, batch, stack)]
     if distill.kind == "ema":

@@ -8,6 +8,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -46,10 +47,14 @@ def _whole_or_not_at_all(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _inside_its_folder(original: Callable[..., str]) -> Callable[..., str]:
     def _uncompress_file(filepath: str, extrapath: str, delete_file: bool, print_progress: bool) -> str:
-        if tarfile.is_tarfile(filepath):  # zipfile takes care itself
+        if zipfile.is_zipfile(filepath):
+            with zipfile.ZipFile(filepath) as packed:  # it writes inside alone, but PaddleSeg moves what the names say
+                for name in packed.namelist():
+                    _refuse_strange(name, True, filepath)
+        elif tarfile.is_tarfile(filepath):
             with tarfile.open(filepath) as archive:
                 for member in archive.getmembers():
-                    _refuse_strange(member, filepath)
+                    _refuse_strange(member.name, member.isfile() or member.isdir(), filepath)
         with tempfile.TemporaryDirectory(dir=extrapath, prefix=".") as folder:
             root = original(filepath, folder, False, print_progress)
             for entry in os.listdir(folder):
@@ -65,9 +70,7 @@ def _inside_its_folder(original: Callable[..., str]) -> Callable[..., str]:
     return _uncompress_file
 
 
-def _refuse_strange(member: tarfile.TarInfo, archive: str) -> None:
-    outside = os.path.isabs(member.name) or ".." in member.name.split("/")
-    if outside or not (member.isfile() or member.isdir()):
-        raise ValueError(
-            f"{os.path.basename(archive)} holds '{member.name}', which is no file or leads out of its folder"
-        )
+def _refuse_strange(name: str, usual: bool, archive: str) -> None:
+    outside = os.path.isabs(name) or ".." in name.replace("\\", "/").split("/")
+    if outside or not usual:
+        raise ValueError(f"{os.path.basename(archive)} holds '{name}', which is no file or leads out of its folder")

@@ -37,12 +37,21 @@ def read_distillation(raw: RawConfig) -> Distillation:
     if teachers and teacher["kind"] != "model":
         kind = teacher["kind"]
         raise ConfigError(f"{raw.where(('distill', 'teacher'))}: '{kind}' has one teacher; leave distill.teachers out")
+    combine = _choice(raw, ("distill", "combine"), ("mean", "each")) if "combine" in section else "mean"
+    if section.get("class_map") and teacher["kind"] == "ema":
+        raise ConfigError(
+            f"{raw.where(('distill', 'class_map'))}: an 'ema' teacher has the student's classes; leave it out"
+        )
+    if "combine" in section and not teachers:
+        raise ConfigError(
+            f"{raw.where(('distill', 'combine'))}: of distill.teachers, which are not there; leave it out"
+        )
     return Distillation(
         outputs=tuple(_output_pair(raw, key) for key in _listed(raw, "outputs")),
         features=tuple(pair for key in _listed(raw, "features") for pair in _feature_pairs(raw, key, names)),
         **teacher,
         teachers=teachers,
-        combine=_choice(raw, ("distill", "combine"), ("mean", "each")) if "combine" in section else "mean",
+        combine=combine,
         class_map=_class_map(raw, ("distill", "class_map")) if section.get("class_map") else None,
         unlabelled=_text(raw, ("distill", "unlabelled")) if section.get("unlabelled") else None,
     )

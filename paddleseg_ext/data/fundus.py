@@ -15,6 +15,9 @@ import cv2
 import numpy as np
 from paddleseg.cvlibs import manager
 from paddleseg.datasets import Dataset
+from PIL import Image
+
+from paddleseg_ext.errors import ConfigError
 
 _SCALE = 2  # drawn at this multiple of the size and shrunk, for smooth edges
 
@@ -98,8 +101,11 @@ class FundusDataset(Dataset):
         transforms: as for every PaddleSeg data set.
         mode: 'train' or 'val'.
         edge: whether samples have an `edge` mask too.
-        train, val: numbers of images to draw.
-        image_size: [width, height] in pixels of the images to draw.
+        train, val: numbers of images to draw. Default 160, 60.
+        image_size: [width, height] in pixels of the images to draw. Default [128, 128].
+
+    Raises:
+        ConfigError: the folder has other numbers, or images of another size, than are asked for.
     """
 
     NUM_CLASSES = 2
@@ -112,11 +118,13 @@ class FundusDataset(Dataset):
         transforms: list[Any],
         mode: str = "train",
         edge: bool = False,
-        train: int = 160,
-        val: int = 60,
-        image_size: tuple[int, int] = (128, 128),
+        train: int | None = None,
+        val: int | None = None,
+        image_size: tuple[int, int] | None = None,
     ) -> None:
-        write_fundus(dataset_root, train, val, (image_size[0], image_size[1]))
+        size = (128, 128) if image_size is None else (image_size[0], image_size[1])
+        write_fundus(dataset_root, 160 if train is None else train, 60 if val is None else val, size)
+        _check_drawn(Path(dataset_root), {"train": train, "val": val}, None if image_size is None else size)
         super().__init__(
             mode=mode,
             dataset_root=dataset_root,
@@ -126,6 +134,24 @@ class FundusDataset(Dataset):
             val_path=os.path.join(dataset_root, "val_list.txt"),
             edge=edge,
         )
+
+
+def _check_drawn(root: Path, counts: dict[str, int | None], size: tuple[int, int] | None) -> None:
+    """Whether what is there is what was asked for: it was drawn by whoever came first."""
+    for part, wanted in counts.items():
+        lines = (root / f"{part}_list.txt").read_text().splitlines()
+        if wanted is not None and len(lines) != wanted:
+            raise _differs(root, f"{len(lines)} {part} images", part, wanted)
+        if size is not None and lines:
+            with Image.open(root / lines[0].split()[0]) as image:
+                if image.size != size:
+                    raise _differs(root, f"images of {image.size[0]}x{image.size[1]}", "image_size", list(size))
+
+
+def _differs(root: Path, found: str, name: str, wanted: object) -> ConfigError:
+    return ConfigError(
+        f"{root} has {found}, but {name} is {wanted}; remove the folder, and say it in train_dataset, or leave it out"
+    )
 
 
 def _background(rng: np.random.Generator, x: np.ndarray, y: np.ndarray, short: int) -> np.ndarray:

@@ -8,13 +8,14 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import cv2
 import numpy as np
 import paddle
 from paddle.io import DataLoader, Dataset
 
 from paddleseg_ext.data.geometry import KEY as GEOMETRY
 from paddleseg_ext.data.sampler import ResumableSampler, SampleKey
-from paddleseg_ext.errors import DataError
+from paddleseg_ext.errors import DataError, UserError
 from paddleseg_ext.types import Batch
 
 Sample = dict[str, Any]
@@ -37,7 +38,29 @@ class SeededDataset(Dataset):
     def __getitem__(self, key: SampleKey) -> Sample:
         epoch, index = key
         with _seeded(self.seed, epoch, index):
-            return {**self.dataset[index], "index": index}
+            try:
+                return {**self.dataset[index], "index": index}
+            except Exception as error:
+                if isinstance(error, UserError) or _is_readable(self.dataset, index):
+                    raise
+                raise DataError(f"{files_of(self.dataset, [index])[0]}: the image cannot be read") from error
+
+
+class _Told(Dataset):
+    """A data set for workers, which gives what it would raise of errors that users can mend: a worker's end in tracebacks."""
+
+    def __init__(self, dataset: SeededDataset) -> None:
+        super().__init__()
+        self.dataset = dataset
+
+    def __getitem__(self, key: SampleKey) -> Sample | UserError:
+        try:
+            return self.dataset[key]
+        except UserError as error:
+            return error
+
+    def __len__(self) -> int:
+        return len(self.dataset)
 
 
 @contextlib.contextmanager
@@ -91,7 +114,19 @@ class TrainLoader:
                 yield self._collate([self._seeded[key] for key in keys])
         else:
             options = {"num_workers": self.num_workers, "worker_init_fn": _end_with_parent}
-            yield from DataLoader(self._seeded, batch_sampler=self.sampler, collate_fn=self._collate, **options)
+            for arrays in DataLoader(_Told(self._seeded), batch_sampler=self.sampler, collate_fn=self._told, **options):
+                if "error" in arrays:
+                    raise DataError(np.asarray(arrays["error"]).tobytes().decode())
+                yield arrays
+
+    def _told(self, samples: list[Sample | UserError]) -> Sample:
+        try:
+            for sample in samples:
+                if isinstance(sample, UserError):
+                    raise sample
+            return self._collate(samples)  # type: ignore[arg-type]
+        except UserError as error:
+            return {"error": np.frombuffer(str(error).encode(), np.uint8)}
 
     def _collate(self, samples: list[Sample]) -> Sample:
         shapes = {sample["img"].shape for sample in samples}
@@ -116,8 +151,19 @@ class TrainLoader:
 
     def files(self, indices: list[int]) -> tuple[str, ...]:
         """The image paths of samples, or their numbers where the data set has no list of files."""
-        listed = getattr(self.dataset, "file_list", None)
-        return tuple(str(listed[i][0]) if listed else f"sample {i}" for i in indices)
+        return files_of(self.dataset, indices)
+
+
+def files_of(dataset: Dataset, indices: list[int]) -> tuple[str, ...]:
+    """As `TrainLoader.files`."""
+    listed = getattr(dataset, "file_list", None)
+    return tuple(str(listed[i][0]) if listed else f"sample {i}" for i in indices)
+
+
+def _is_readable(dataset: Dataset, index: int) -> bool:
+    """Whether the image of a sample can be read; PaddleSeg's own error where it cannot does not name it."""
+    listed = getattr(dataset, "file_list", None)
+    return not listed or cv2.imread(str(listed[index][0])) is not None
 
 
 def _end_with_parent(_worker: int) -> None:
@@ -134,7 +180,7 @@ def _end_with_parent(_worker: int) -> None:
         told = None
         while os.getppid() == parent and (told is None or told.si_pid != parent):
             told = signal.sigtimedwait({signal.SIGTERM}, _LOOK)
-        os._exit(128 + signal.SIGTERM)
+        os._exit(0)  # what else it ends with, Paddle takes for a fault in the parent
 
     threading.Thread(target=wait, daemon=True).start()
 

@@ -121,7 +121,7 @@ def _match_and_set(model: nn.Layer, weights: Mapping[str, Any], source: str) -> 
         given = weights.get(name)
         if isinstance(given, tuple) and len(given) == 2:  # older files hold (parameter name, array)
             given = given[1]
-        if not isinstance(given, np.ndarray) or given.dtype.kind not in "biufc":
+        if not isinstance(given, np.ndarray) or given.dtype.kind not in "biuf":
             missing.append(name)
         elif list(given.shape) != list(tensor.shape):
             mismatched.append(f"{name} {list(given.shape)} for {list(tensor.shape)}")

@@ -165,6 +165,13 @@ def test_auto_distils_by_a_usual_recipe(world):
             {},
             "has the teachers' files; leave out --teacher_config teacher.yml",
         ),
+        (
+            {"teacher": "ema"},
+            {"teacher_config": None, "teacher_engine": "paddle"},
+            "runs a teacher of type 'model', not 'ema'",
+        ),
+        ({"teacher": "mutual"}, {"teacher_engine": "paddle"}, "runs a teacher of type 'model', not 'mutual'"),
+        ({"teacher": "ema"}, {"teacher_config": None, "teacher_opts": "a=1"}, "--teacher_opts changes values of a"),
         ({"outputs": [KL]}, {"teacher_config": None}, "--teacher_config is missing (or distill.teachers, or"),
         ({"teachers": [{"config": "none.yml"}]}, {"teacher_config": None}, "none.yml: no such file"),
         ({"teacher": "mutual", "outputs": [KL]}, {}, "teacher.yml: the key 'batch_size' is missing"),

@@ -120,6 +120,17 @@ def test_an_archive_that_leads_out_of_its_folder_is_refused(server, home, tmp_pa
     assert not (tmp_path / "outside").exists() and list(home.rglob("*.pdparams")) == []
 
 
+def test_a_zip_moves_nothing_that_lies_outside_of_it(server, home, tmp_path):
+    (tmp_path / "precious").mkdir()
+    with zipfile.ZipFile(tmp_path / "www/bad.zip", "w") as packed:
+        packed.writestr("../precious", "x")
+    with pytest.raises(
+        WeightsError, match=r"download failed .*bad.zip holds '\.\./precious', which is no file or leads"
+    ):
+        load_weights(net(), f"{server}/bad.zip")
+    assert (tmp_path / "precious").is_dir()
+
+
 def test_a_data_set_is_fetched_and_unpacked(server, tmp_path, monkeypatch):
     import paddleseg.datasets.optic_disc_seg as module
     from paddleseg.datasets import OpticDiscSeg

@@ -238,6 +238,11 @@ def test_auto_is_kept_until_the_number_of_classes_is_known(load):
         ("teachers: [{cnofig: t.yml}]", "unknown key 'cnofig'; closest: 'config'"),
         ("teachers: [{config: t.yml, weight: 0}]", "teachers[0].weight: a weight above 0 is expected, but got 0"),
         ("teachers: [{config: t.yml, name: a}, {config: u.yml, name: a}]", "'a' is another teacher's name"),
+        ("combine: each", "distill.combine: of distill.teachers, which are not there; leave it out"),
+        (
+            "teacher: ema, class_map: {0: 1}",
+            "distill.class_map: an 'ema' teacher has the student's classes; leave it out",
+        ),
         ("combine: max", "distill.combine: one of mean, each is expected, but got 'max'"),
         ("class_map: nowhere.yml", "distill.class_map: no such file nowhere.yml"),
         ("class_map: {a: 0}", "distill.class_map: {teacher class: student class} in numbers is expected"),

@@ -116,6 +116,27 @@ def test_a_file_that_cannot_be_decoded_is_named(folder, name, what):
     assert f"{name}: not {what}" in message(folder)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_an_image_that_is_cut_off_is_named(folder, suffix):
+    noise = np.random.default_rng(0).integers(0, 255, [8, 10, 3], np.uint8)
+    whole = cv2.imencode(suffix, noise)[1].tobytes()
+    (folder / "2.jpg").write_bytes(whole[: len(whole) * 3 // 4])
+    assert "2.jpg: not a readable image (OSError: " in message(folder)
+
+
+def test_labels_that_only_their_data_set_can_read_are_left_to_it(folder):
+    class Packed(Dataset):
+        def __getitem__(self, index):
+            return {"label": np.load(self.file_list[index][1])["arr_0"]}
+
+    lines = (folder / "list.txt").read_text().replace("2.png", "2.npz")
+    (folder / "list.txt").write_text("".join(line + "\n" for line in lines.splitlines() if ".npz" in line))
+    np.savez(folder / "2.npz", np.zeros([8, 10], "int64"))
+    check(folder, Packed)
+    np.savez(folder / "2.npz", np.full([8, 10], 9))
+    assert "label value 9" in message(folder, kind=Packed)
+
+
 def test_an_empty_list_is_an_error(folder):
     (folder / "list.txt").write_text("")
     assert message(folder) == "s.yml:4: train_dataset: the list of samples is empty"

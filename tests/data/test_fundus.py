@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from paddleseg_ext.data.fundus import FundusDataset, draw_fundus, write_fundus
+from paddleseg_ext.errors import ConfigError
 
 
 def contents(folder):
@@ -42,10 +43,24 @@ def test_an_image_shows_a_round_field_with_a_disc_brighter_than_its_surroundings
 def test_the_data_set_draws_what_is_missing_and_leaves_what_is_there(tmp_path):
     root = tmp_path / "fundus"
     train = FundusDataset(str(root), [], "train", train=3, val=2, image_size=(32, 24))
-    val = FundusDataset(str(root), [], "val", train=30, val=20)
+    val = FundusDataset(str(root), [], "val")
     assert (len(train), len(val)) == (3, 2)
     sample = val[0]
     assert sample["img"].shape == (3, 24, 32) and sample["label"].shape[-2:] == (24, 32)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"val": 4}, "has 2 val images, but val is 4; remove the folder"),
+        ({"train": 4}, "has 3 train images, but train is 4"),
+        ({"image_size": [24, 32]}, r"has images of 32x24, but image_size is \[24, 32\]"),
+    ],
+)
+def test_what_is_there_and_not_what_is_asked_for_is_said(tmp_path, asked, message):
+    FundusDataset(str(tmp_path / "fundus"), [], "train", train=3, val=2, image_size=(32, 24))
+    with pytest.raises(ConfigError, match=message):
+        FundusDataset(str(tmp_path / "fundus"), [], "val", **asked)
 
 
 def _write(root):

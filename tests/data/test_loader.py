@@ -2,9 +2,11 @@
 
 import random
 
+import cv2
 import numpy as np
 import pytest
 from paddle.io import Dataset
+from paddleseg.datasets import Dataset as PaddleSegDataset
 
 from paddleseg_ext.data.loader import TrainLoader
 from paddleseg_ext.data.sampler import ResumableSampler
@@ -101,8 +103,33 @@ def test_a_batch_has_int64_labels_its_files_and_the_data_sets_other_arrays():
     assert batch.extra["edge"].shape == [2, 4, 4] and "trans_info" not in batch.extra
 
 
-def test_images_of_different_sizes_in_a_batch_are_named():
+@pytest.mark.parametrize("workers", [0, 2])
+def test_images_of_different_sizes_in_a_batch_are_named(workers):
     with pytest.raises(
         DataError, match=r"differ in size after the transforms; add a Resize or a crop: image_\d.png \(\d+, 4\)"
     ):
-        next(iter(TrainLoader(Noisy(size=0), sampler())))
+        next(iter(TrainLoader(Noisy(size=0), sampler(), workers)))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_that_cannot_be_read_is_named(tmp_path, workers):
+    for i in range(4):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), np.zeros([8, 8, 3], np.uint8))
+    cv2.imwrite(str(tmp_path / "label.png"), np.zeros([8, 8], np.uint8))
+    (tmp_path / "list.txt").write_text("".join(f"{i}.png label.png\n" for i in range(4)))
+    options = {"dataset_root": str(tmp_path), "num_classes": 2, "train_path": str(tmp_path / "list.txt")}
+    dataset = PaddleSegDataset(mode="train", transforms=[], **options)
+    (tmp_path / "2.png").write_bytes(b"gone bad since it was checked")
+    with pytest.raises(DataError, match="2.png: the image cannot be read"):
+        list(TrainLoader(dataset, sampler(length=4, stop=2), workers))
+
+
+def test_a_fault_in_a_data_set_keeps_its_own_error():
+    class Faulty(Noisy):
+        def __getitem__(self, index):
+            raise ZeroDivisionError
+
+    faulty = Faulty()
+    faulty.file_list = None
+    with pytest.raises(ZeroDivisionError):
+        next(iter(TrainLoader(faulty, sampler())))

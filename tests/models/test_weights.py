@@ -94,8 +94,15 @@ def test_weights_of_any_precision_become_the_models(tmp_path, stored, used):
 
 
 @pytest.mark.parametrize("array", [np.array([["a", "b"]] * 2), np.array([[None, 1]] * 2, dtype=object)])
-def test_what_holds_no_numbers_counts_as_missing(tmp_path, array):
+def test_arrays_of_anything_but_numbers_are_refused(tmp_path, array):
     (tmp_path / "x.pdparams").write_bytes(pickle.dumps({"weight": array, "bias": np.ones(2, "float32")}, 2))
+    with pytest.raises(WeightsError, match="x.pdparams: not a weights file of Paddle .*no array of numbers"):
+        load_weights(nn.Linear(2, 2), str(tmp_path / "x.pdparams"))
+
+
+@pytest.mark.parametrize("value", ["text", None, np.ones([2, 2], "complex64")])
+def test_what_holds_no_numbers_counts_as_missing(tmp_path, value):
+    (tmp_path / "x.pdparams").write_bytes(pickle.dumps({"weight": value, "bias": np.ones(2, "float32")}, 2))
     model = nn.Linear(2, 2)
     before = model.weight.numpy().copy()
     assert load_weights(model, str(tmp_path / "x.pdparams")).missing == ("weight",)
