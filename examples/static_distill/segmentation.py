@@ -35,18 +35,23 @@ def component(tree):
 
 
 class Program:
-    """A model with its image as a static program, and a copy in test mode that shares its parameters."""
+    """A model with its image as a static program, and another in test mode, whose parameters have the same names."""
 
     def __init__(self, tree, prefix):
-        self.main, self.start = paddle.static.Program(), paddle.static.Program()
-        with paddle.static.program_guard(self.main, self.start):
+        self.main, self.start, self.test = (paddle.static.Program() for _ in range(3))
+        # Dropout of whole channels or paths would stay on in a copy: it is on or off when a program is built.
+        self._traced(tree, prefix, self.test, paddle.static.Program(), training=False)
+        self.logits = self._traced(tree, prefix, self.main, self.start, training=True)
+        self.output, self.answer = (static.list_feature_vars(program)[-1].name for program in (self.main, self.test))
+
+    @staticmethod
+    def _traced(tree, prefix, program, start, training):
+        with paddle.static.program_guard(program, start):
             image = paddle.static.data("image", [None, 3, SIZE, SIZE], "float32")
             model, _ = build_model(component(tree), CLASSES, name_prefix=prefix)
+            model.train() if training else model.eval()
             # Models decide by the sizes of tensors; that becomes part of the program.
-            self.logits = static.traced(model, image)[0]
-        self.output = static.list_feature_vars(self.main)[-1].name
-        self.test = self.main.clone()
-        self.test.set_is_test_attr()
+            return static.traced(model, image)[0]
 
     def with_loss(self, distil=None):
         with paddle.static.program_guard(self.main, self.start):
@@ -81,7 +86,7 @@ def train(executor, program, loss, data, iters):
 
 def miou(executor, program, data):
     images, labels = data
-    output = find(program.test, program.output, "mIoU")
+    output = find(program.test, program.answer, "mIoU")
     answers = (executor.run(program.test, feed={"image": x[None]}, fetch_list=[output])[0][0] for x in images)
     found = np.stack([logits.argmax(0) for logits in answers])
     hits = [((found == c) & (labels == c)).sum() / ((found == c) | (labels == c)).sum() for c in range(CLASSES)]
@@ -104,7 +109,6 @@ def main():
     print(f"teacher: {args.teacher}")
     paddle.seed(0)
     teacher = Program(TEACHERS[args.teacher], "t_")
-    pure = teacher.main.clone()  # without loss and optimizer: what is merged
     loss = teacher.with_loss()
     executor.run(teacher.start)
     train(executor, teacher.main, loss, training, args.teacher_iters or (60 if args.teacher == "hrnet" else 240))
@@ -116,8 +120,8 @@ def main():
         student = Program(STUDENT, "s_")
         distil = None
         if title == "student distilled":
-            static.merge(pure, student.main, {"image": "image"}, paddle.CPUPlace())
-            names = f"teacher_{teacher.output}", student.output
+            static.merge(teacher.test, student.main, {"image": "image"}, paddle.CPUPlace())
+            names = f"teacher_{teacher.answer}", student.output
             distil = lambda: 3 * static.channelwise(*names, student.main)  # noqa: B023, E731
         loss = student.with_loss(distil)
         executor.run(student.start)

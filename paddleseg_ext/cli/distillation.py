@@ -209,8 +209,18 @@ def _prepared(teacher: Teacher, prepare: Callable[[Teacher], Teacher], batch: Ba
     """What the user's file makes of a teacher, tried once."""
     if isinstance(teacher, nn.Layer | RemoteTeacher):
         raise ConfigError(f"{path}: prepare_teacher is for a teacher in this process that does not learn too")
-    made = prepare(teacher)
+    trying = True
+
+    def stored(given: Batch) -> TeacherOutputs:
+        if trying and given.images is not batch.images:
+            raise ConfigError(
+                f"{path}: prepare_teacher asks about other images than the batch's, of which nothing is stored"
+            )
+        return teacher(given)
+
+    made = prepare(stored if isinstance(teacher, CachedTeacher) else teacher)
     before, after = teacher(batch), made(batch) if callable(made) else None
+    trying = False
     if not isinstance(after, TeacherOutputs):
         raise ConfigError(f"{path}: prepare_teacher returns a function of a Batch that gives TeacherOutputs")
     if [x.shape for x in after.logits] != [x.shape for x in before.logits] or set(before.features) - set(

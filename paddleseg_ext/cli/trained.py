@@ -52,6 +52,10 @@ def _test_config(args: argparse.Namespace, default: TestConfig) -> TestConfig:
     merged = dataclasses.replace(default, **changes)
     if merged.is_slide and not (merged.crop_size and merged.stride):
         raise ConfigError("--is_slide needs --crop_size and --stride")
+    if merged.leaves_gaps:
+        raise ConfigError(
+            f"--stride {list(merged.stride or ())} leaves gaps between windows of --crop_size {list(merged.crop_size or ())}"
+        )
     if min(merged.scales) <= 0:
         raise ConfigError(f"--scales are above 0, but got {list(merged.scales)}")
     return merged

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import paddle
 from paddle import nn
 
@@ -20,7 +21,7 @@ from paddleseg_ext.data.loader import Ahead, TrainLoader
 from paddleseg_ext.data.sampler import ResumableSampler
 from paddleseg_ext.data.unlabelled import WithUnlabelled
 from paddleseg_ext.engine import env
-from paddleseg_ext.engine.checkpoint import CheckpointStore, RunState, read_state, restore
+from paddleseg_ext.engine.checkpoint import RECORDS, CheckpointStore, RunState, read_state, restore
 from paddleseg_ext.engine.hooks import (
     CheckpointHook,
     EvaluateHook,
@@ -132,7 +133,7 @@ def train(
     if session.resumed_from is not None:
         restore(session.resumed_from, model, optimizer, extras)
         if state.scaler:
-            trainer.scaler.load_state_dict(state.scaler)
+            trainer.scaler.load_state_dict({**state.scaler, "scale": np.atleast_1d(np.float32(state.scaler["scale"]))})
         _log.info("resumed from %s", session.resumed_from)
     if env.rank() == 0:
         write_provenance(Path(args.save_dir), state.seed, session.resumed_from, config, teachers, pairs)
@@ -204,7 +205,7 @@ def _begin(args: argparse.Namespace, store: CheckpointStore, batch_size: int) ->
             _log.warning(
                 "%s: of the run as it went on before; kept, but `--resume_model auto` takes them no more", names
             )
-        if state.best_miou is not None and not store.adopt_best(folder, state):
+        if not store.adopt(folder, state) and state.best_miou is not None:
             best = f"mIoU {state.best_miou:.4f} at iter {state.best_iteration}"
             _log.warning("the best model until now, %s, is not here; the best one from now on is kept", best)
             state.best_miou = state.best_iteration = None
@@ -227,7 +228,7 @@ def _hooks(
     args, config, val, first = session.args, session.config, session.data.val, env.rank() == 0
     folder, interval = Path(args.save_dir), args.save_interval
     visual = VisualLog(folder if args.use_vdl and first else None)
-    records = RecordFile(folder / "metrics.jsonl" if first else None, session.state.iteration)
+    records = RecordFile(folder / RECORDS if first else None, session.state.iteration)
     bar = ProgressBar("training", "iter", shown=first)
     batch_size = config.batch_size * args.accumulate * env.world_size()
     log = LogHook(args.log_iters, interval, batch_size, sampler.batches_per_epoch, records, visual, bar, writes=first)

@@ -138,4 +138,8 @@ def _test_config(raw: RawConfig) -> TestConfig:
         section["scales"] = tuple(float(s) for s in scales)
     if section.get("is_slide") and not (section.get("crop_size") and section.get("stride")):
         raise ConfigError(f"{raw.where(('test_config',))}: is_slide needs crop_size and stride")
-    return TestConfig(**section)
+    found = TestConfig(**section)
+    if found.leaves_gaps:
+        sizes = f"a stride of {list(found.stride or ())} leaves gaps between windows of {list(found.crop_size or ())}"
+        raise ConfigError(f"{raw.where(('test_config',))}: {sizes}")
+    return found

@@ -124,6 +124,13 @@ class TestConfig:
     flip_horizontal: bool = False
     flip_vertical: bool = False
 
+    @property
+    def leaves_gaps(self) -> bool:
+        """Whether there are pixels between two windows that slide."""
+        if not (self.is_slide and self.crop_size and self.stride):
+            return False
+        return any(step > side for step, side in zip(self.stride, self.crop_size, strict=True))
+
 
 @dataclass(frozen=True)
 class Config:

@@ -19,6 +19,7 @@ from paddleseg_ext.models.weights import load_weights
 
 _MODEL, _OPTIMIZER, _STATE = "model.pdparams", "model.pdopt", "state.json"
 _EXTRAS = "extras.pdparams"
+RECORDS = "metrics.jsonl"
 
 
 @dataclass
@@ -150,16 +151,22 @@ class CheckpointStore:
             write_atomically(path / _STATE, json.dumps({**asdict(read_state(path)), "run_id": run_id}, indent=1))
         return beyond
 
-    def adopt_best(self, checkpoint: Path, state: RunState) -> bool:
-        """Whether `best_model/` holds the one that a checkpoint's state speaks of, which is brought here from beside it."""
+    def adopt(self, checkpoint: Path, state: RunState) -> bool:
+        """Bring here what lies beside a checkpoint that a run goes on from: its records, and its best model.
+
+        Returns whether `best_model/` holds the one that the checkpoint's state speaks of.
+        """
         beside, model = checkpoint.parent, self.folder / "best_model" / _MODEL
         if beside.resolve() == self.folder.resolve():
             return model.is_file()
-        source = beside / "best_model" / _MODEL
         latest = CheckpointStore(str(beside)).latest()
         newest = read_state(latest) if latest is not None else None
-        same = newest is not None and (newest.run_id, newest.best_iteration) == (state.run_id, state.best_iteration)
-        if not same or not source.is_file():
+        same_run = newest is not None and newest.run_id == state.run_id
+        records = beside / RECORDS
+        write_atomically(self.folder / RECORDS, records.read_text() if same_run and records.is_file() else "")
+        source = beside / "best_model" / _MODEL
+        same_best = newest is not None and newest.best_iteration == state.best_iteration
+        if not (same_run and same_best and source.is_file()):
             return False
         model.parent.mkdir(exist_ok=True)
         partial = model.with_name(f".{_MODEL}.partial")

@@ -118,9 +118,21 @@ def predict_probabilities(
 ) -> np.ndarray:
     """The probability of each class, float32 [C, H, W], whose largest `predict` gives."""
     scores = _infer(model, sample, test_config, precision)[1][0].astype("float32")
-    if test_config.aug_eval:  # a sum of probabilities already
-        return (scores / scores.sum(axis=0, keepdim=True)).numpy()
     return paddle.nn.functional.softmax(scores, axis=0).numpy()
+
+
+class _InFloat32:
+    """A model whose outputs are float32: PaddleSeg adds up windows in NumPy, which has no bfloat16 and would add their bits."""
+
+    def __init__(self, model: nn.Layer) -> None:
+        self._model = model
+
+    def __call__(self, image: paddle.Tensor) -> list[Any]:
+        outputs = self._model(image)
+        return [outputs[0].astype("float32"), *outputs[1:]]  # the first is all that is used
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
 
 
 @paddle.no_grad()
@@ -132,9 +144,9 @@ def _infer(
     slide = {"is_slide": test_config.is_slide, "crop_size": test_config.crop_size, "stride": test_config.stride}
     with autocast(precision):
         if not test_config.aug_eval:
-            return infer.inference(model, image, trans_info=sample["trans_info"], **slide)
+            return infer.inference(_InFloat32(model), image, trans_info=sample["trans_info"], **slide)
         return infer.aug_inference(
-            model,
+            _InFloat32(model),
             image,
             trans_info=sample["trans_info"],
             scales=list(test_config.scales),

@@ -51,6 +51,10 @@ def build_schedule(component: Component, iters: int) -> Any:
     made = registry.call(component, cls, params)
     if not warmup_iters:
         return made
+    if component.type == "ReduceOnPlateau":
+        raise ConfigError(
+            f"{component.where}: Paddle's warm-up hands ReduceOnPlateau no losses; leave out one of the two"
+        )
     start, end = warmup["warmup_start_lr"], params.get("learning_rate")
     if end is None:
         raise ConfigError(

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import paddle
 from paddle import Tensor
 
-from paddleseg_ext.engine.env import seed_everything
+from paddleseg_ext.engine.env import mean_over_ranks, seed_everything
 from paddleseg_ext.types import Batch, StepOutput
 
 
@@ -104,7 +104,7 @@ class Trainer:
         optimizer.clear_grad()
         scheduler = optimizer._learning_rate
         if isinstance(scheduler, paddle.optimizer.lr.ReduceOnPlateau):
-            scheduler.step(total_loss(StepOutput([], losses)))
+            scheduler.step(mean_over_ranks(total_loss(StepOutput([], losses))))
         elif isinstance(scheduler, paddle.optimizer.lr.LRScheduler):
             scheduler.step()
         return StepOutput(output.logits, losses)

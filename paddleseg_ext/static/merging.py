@@ -8,7 +8,7 @@ import paddle
 
 from paddleseg_ext.errors import ConfigError, closest
 from paddleseg_ext.static.old_ir import is_old_ir, run_in_order
-from paddleseg_ext.static.variables import inputs, name_operations, parameters, rename
+from paddleseg_ext.static.variables import check_not_random, inputs, name_operations, parameters, rename
 
 _SYSTEM = ("learning_rate",)  # begins names of what is an optimizer's and not a model's
 
@@ -38,14 +38,15 @@ def merge(
         teacher_scope: of the teacher's parameters. Default: `scope`.
 
     Raises:
-        ConfigError: an input is unknown or not mapped, shapes of inputs differ, a name is taken, or the teacher's parameters have
-            no values.
+        ConfigError: an input is unknown or not mapped, shapes of inputs differ, a name is taken, the teacher's parameters have
+            no values, or it draws random numbers that test mode does not switch off.
     """
     run_in_order()
     scope = scope or paddle.static.global_scope()
     teacher_scope = teacher_scope or scope
     theirs, ours = inputs(teacher_program), inputs(student_program)
     _check_no_gradients(teacher_program)
+    check_not_random(teacher_program, "merge: the teacher")
     _check_inputs(theirs, ours, data_name_map)
     values = _values(teacher_program, teacher_scope)
     taken = sorted(name_prefix + name for name in values if name_prefix + name in parameters(student_program))

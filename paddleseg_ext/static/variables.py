@@ -38,6 +38,12 @@ class FeatureVar:
     operation: str
 
 
+_DRAWING = {
+    *("uniform", "uniform_random", "gaussian", "gaussian_random", "truncated_gaussian_random"),
+    *("bernoulli", "multinomial", "randint", "randperm", "poisson", "dirichlet", "standard_gamma"),
+}
+
+
 def list_feature_vars(program: Any) -> list[FeatureVar]:
     """The variables of a program in the order of its operations, without parameters, inputs and what has no shape."""
     found = []
@@ -77,6 +83,21 @@ def parameters(program: Any) -> dict[str, Any]:
         return {v.name: v for v in program.list_vars() if v.persistable and v.name not in ("feed", "fetch")}
     ops = (op for op in program.global_block().ops if op.name() == _PARAMETER)
     return {op.attrs()["parameter_name"]: op.result(0) for op in ops}
+
+
+def check_not_random(program: Any, where: str) -> None:
+    """Raise ConfigError where an operation draws numbers.
+
+    Test mode switches off Dropout, not what Dropout2D and DropPath are made of.
+    """
+    ops = program.global_block().ops
+    kinds = [(op.type if is_old_ir() else op.name().rsplit(".", 1)[-1]).rstrip("_") for op in ops]
+    found = next((kind for kind in kinds if kind in _DRAWING), None)
+    if found is not None:
+        raise ConfigError(
+            f"{where}: the program draws random numbers ({found}), as Dropout2D and DropPath do while a layer trains; "
+            "build it from the layer after layer.eval()"
+        )
 
 
 def suggest_pairs(student: Any, teacher: Any) -> list[tuple[FeatureVar, FeatureVar]]:

@@ -10,7 +10,7 @@ import paddle
 
 from paddleseg_ext.errors import ConfigError, WeightsError
 from paddleseg_ext.models.safe_load import safe_load
-from paddleseg_ext.static.variables import find, parameters
+from paddleseg_ext.static.variables import check_not_random, find, parameters
 
 
 def load_teacher(program: Any, path: str, place: Any, name_prefix: str = "", scope: Any = None) -> None:
@@ -67,13 +67,14 @@ def export_student(
         feed_names, fetch_names: inputs and outputs by name.
 
     Raises:
-        ConfigError: a name is unknown.
+        ConfigError: a name is unknown, or an output comes of random numbers that test mode does not switch off.
     """
     where = "export_student"
     feeds = [find(program, name, where) for name in feed_names]
     fetches = [find(program, name, where) for name in fetch_names]
     if not fetches:
         raise ConfigError(f"{where}: name at least one output")
+    check_not_random(paddle.static.io.normalize_program(program, feeds, fetches), where)
     Path(path_prefix).parent.mkdir(parents=True, exist_ok=True)
     paddle.static.save_inference_model(path_prefix, feeds, fetches, executor, program=program)
 

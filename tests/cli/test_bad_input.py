@@ -57,6 +57,7 @@ def test_malformed_yaml_names_the_line(world, fails):
         ({"lr_scheduler__type": "PolyDecay"}, "lr_scheduler: no schedule 'PolyDecay'; closest: 'PolynomialDecay'"),
         ({"lr_scheduler__warmup_iters": 2, "lr_scheduler__warmup_start_lr": 0.05}, "lr_scheduler: a warm-up rises from warmup_start_lr to learning_rate in warmup_iters iterations, but these are 0.05, 0.05 and 2"),
         ({"lr_scheduler": {"type": "PiecewiseDecay", "boundaries": [2], "values": [0.1, 0.01], "warmup_iters": 2, "warmup_start_lr": 0}}, "lr_scheduler: a warm-up ends at the schedule's learning_rate, which PiecewiseDecay has not"),
+        ({"lr_scheduler": {"type": "ReduceOnPlateau", "learning_rate": 0.1, "warmup_iters": 2, "warmup_start_lr": 0}}, "lr_scheduler: Paddle's warm-up hands ReduceOnPlateau no losses"),
         ({"train_dataset__type": "DataSet"}, "train_dataset: no data set 'DataSet'; closest: 'Dataset'"),
         ({"train_dataset__transforms": [{"type": "Normalise"}]}, "transforms[0]: no backbone or transform or loss 'Normalise'; closest: 'Normalize'"),
         ({"model__num_classes": 4}, "model.num_classes: 4, but the data set has 3 classes"),

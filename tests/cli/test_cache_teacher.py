@@ -274,6 +274,18 @@ def test_what_cannot_be_trained_from_is_said_in_one_line(here):
         assert message in train(here, code=2, **flags)
 
 
+def test_a_wrapped_teacher_cannot_ask_a_store_about_other_images(taught):
+    use(taught, CROPPED, outputs=[KL])
+    cache(taught)
+    shipped = (ROOT / "slim/distill/distill_config.py").read_text()
+    wrapped = "def prepare_teacher(teacher):\n    return lambda batch: teacher(%s)\n"
+    other = "from dataclasses import replace\n" + wrapped % "replace(batch, images=batch.images.flip(3))"
+    taught.write(same__py=shipped + wrapped % "batch", other__py=shipped + other)
+    train(taught, distill_config="same.py", iters=2)
+    text = train(taught, distill_config="other.py", code=2)
+    assert "other.py: prepare_teacher asks about other images than the batch's, of which nothing is stored" in text
+
+
 def test_a_teacher_that_gives_no_map_is_not_stored(here):
     """A tensor without height and width, by the user's adaptor."""
     here.teacher["model"]["width"] = 8

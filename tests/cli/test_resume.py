@@ -112,6 +112,7 @@ def test_the_best_model_comes_along_to_another_folder_or_is_forgotten(world):
     world.run(TRAIN, iters=8, do_eval=True, resume_model="out/iter_8", save_dir="moved")
     best = "best_model/model.pdparams"
     assert same_bits(world.weights(f"moved/{best}"), world.weights(f"out/{best}"))
+    assert world.records("eval", "moved") == world.records("eval") != []
     shutil.rmtree(world.folder / "out/best_model")
     text = world.run(TRAIN, iters=9, do_eval=True, resume_model="out/iter_8", save_dir="other")
     assert "the best model until now, mIoU" in text and "at iter 9, in best_model/" in text

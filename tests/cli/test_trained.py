@@ -139,6 +139,11 @@ def test_a_corrupt_image_is_reported_and_the_others_are_predicted(trained):
         (VAL, {"model_path": "nowhere"}, "error: nowhere: no such weights file"),
         (VAL, {"json": "no/x.json"}, "error: --json no/x.json: no such folder no"),
         (VAL, {"scales": "-1"}, "error: --scales are above 0, but got [-1.0]"),
+        (
+            VAL,
+            {"words": "--is_slide --crop_size 8 8 --stride 9 8"},
+            "error: --stride [9, 8] leaves gaps between windows of --crop_size [8, 8]",
+        ),
         (PREDICT, {"image_path": "nowhere"}, "error: --image_path nowhere: no such file or folder"),
         (
             PREDICT,
@@ -153,7 +158,9 @@ def test_what_is_wrong_is_named(trained, launcher, flags, message):
     if "pictures" in flags.get("image_path", ""):
         (trained.folder / "empty").mkdir()
         flags, message = {"image_path": "empty"}, "error: --image_path empty: no images in it (.jpg"
-    assert trained.use(launcher, code=2, **flags).startswith(message)
+    words = flags.get("words", "").split()
+    flags = {name: value for name, value in flags.items() if name != "words"}
+    assert trained.use(launcher, *words, code=2, **flags).startswith(message)
 
 
 def test_weights_of_another_model_are_refused_with_both_shapes(trained):

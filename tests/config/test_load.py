@@ -328,6 +328,10 @@ def test_a_teachers_file_needs_nothing_but_its_model(write):
             "end 9 leaves nothing after start and warmup",
         ),
         ("test_config: {is_slide: True}", "s.yml:2: test_config: is_slide needs crop_size and stride"),
+        (
+            "test_config: {is_slide: True, crop_size: [32, 32], stride: [32, 33]}",
+            "s.yml:2: test_config: a stride of [32, 33] leaves gaps between windows of [32, 32]",
+        ),
         ("test_config: {crop_size: 32}", "test_config.crop_size: [width, height] in pixels is expected, but got 32"),
         ("test_config: {scales: [0]}", "test_config.scales: positive numbers are expected, but got [0]"),
         ("test_config: {crop_size: [true, true]}", "[width, height] in pixels is expected, but got [True, True]"),

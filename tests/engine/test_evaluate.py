@@ -10,7 +10,7 @@ from paddleseg.utils import metrics
 from paddleseg_ext import compat
 from paddleseg_ext.config import TestConfig
 from paddleseg_ext.engine import env
-from paddleseg_ext.engine.evaluate import evaluate, predict, spread
+from paddleseg_ext.engine.evaluate import evaluate, predict, predict_probabilities, spread
 from paddleseg_ext.errors import DataError
 
 
@@ -103,6 +103,29 @@ def test_the_model_is_back_in_train_mode_afterwards_also_after_an_error():
     with pytest.raises(DataError, match="label_0.png: a label is not within 0..2"):
         evaluate(model, Maps(worst_label=9), TestConfig())
     assert model.training
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_probabilities_are_such_and_their_largest_is_what_is_predicted(augmented):
+    dataset, model = Maps(), Identity()
+    model.eval()
+    config = TestConfig(aug_eval=augmented, scales=(0.5, 1.0), flip_horizontal=True)
+    for sample in (dataset[0], {**dataset[1], "img": dataset.images[1] - 5}):
+        values = predict_probabilities(model, sample, config)
+        np.testing.assert_allclose(values.sum(0), 1, rtol=1e-5)
+        assert values.min() >= 0 and (values.argmax(0) == predict(model, sample, config)).all()
+
+
+@pytest.mark.parametrize("slide", [False, True])
+def test_outputs_in_bfloat16_are_numbers_and_not_bits(slide):
+    class Half(Identity):
+        def forward(self, x):
+            return [x.astype("bfloat16")]
+
+    config = TestConfig(is_slide=slide, crop_size=(8, 8), stride=(4, 4))
+    half, whole, sample = Half(), Identity(), Maps()[0]
+    half.eval(), whole.eval()
+    assert (predict(half, sample, config) == predict(whole, sample, config)).mean() > 0.95
 
 
 def test_a_subset_is_spread_evenly():

@@ -9,6 +9,7 @@ import paddle
 import pytest
 from paddle import nn
 
+from paddleseg_ext.engine import trainer as trainers
 from paddleseg_ext.engine.hooks import LogHook, ProgressBar, RecordFile, StopHook, VisualLog
 from paddleseg_ext.engine.trainer import Trainer
 from paddleseg_ext.errors import TrainingError
@@ -173,6 +174,16 @@ def test_bf16_trains_with_float32_weights_and_falling_losses():
     run(step, [], precision="bf16")
     assert step.fc.weight.dtype == paddle.float32
     assert not np.array_equal(before, step.fc.weight.numpy()) and np.isfinite(step.fc.weight.numpy()).all()
+
+
+def test_a_schedule_that_looks_at_losses_looks_at_those_of_all_ranks(monkeypatch):
+    monkeypatch.setattr(trainers, "mean_over_ranks", lambda loss: loss * 0 + 7)
+    step, seen = Step(), []
+    schedule = paddle.optimizer.lr.ReduceOnPlateau(0.1)
+    monkeypatch.setattr(schedule, "step", lambda loss: seen.append(float(loss)))
+    optimizer = paddle.optimizer.SGD(schedule, parameters=step.parameters())
+    Trainer().run(step, list(batches(2)), optimizer, [], 2)
+    assert seen == [7, 7]
 
 
 def test_sigterm_finishes_the_iteration_and_stops():

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from worlds import PLACE, Program, by_hand, by_layers, data, fill, merged, run
+from worlds import PLACE, Net, Program, by_hand, by_layers, data, fill, merged, run
 
 from paddleseg_ext import static
 from paddleseg_ext.errors import ConfigError, WeightsError
@@ -243,6 +243,39 @@ def test_a_teacher_without_values_with_gradients_or_with_a_taken_name_is_refused
         paddle.optimizer.SGD(0.1).minimize(trained.logits.mean())
     with pytest.raises(ConfigError, match="the teacher's program has gradients .*; build it without an optimizer"):
         static.merge(trained.main, Program().main, {"image": "image"}, PLACE)
+
+
+class Dropping(Net):
+    """Its dropout is of whole channels: numbers that test mode does not stop."""
+
+    def __init__(self):
+        super().__init__()
+        self.drop = paddle.nn.Dropout2D(0.5)
+
+
+def test_what_would_stay_random_in_test_mode_is_refused(static_mode, tmp_path):
+    def program(training):
+        main, start = paddle.static.Program(), paddle.static.Program()
+        with paddle.static.program_guard(main, start):
+            layer = Dropping()
+            layer.train() if training else layer.eval()
+            layer(paddle.static.data("image", [None, 3, 8, 8], "float32"))
+        executor = paddle.static.Executor(PLACE)
+        executor.run(start)
+        return main, executor
+
+    message = (
+        r"draws random numbers \(\w+\), as Dropout2D and DropPath do .* build it from the layer after layer.eval\(\)"
+    )
+    main, executor = program(training=True)
+    with pytest.raises(ConfigError, match=f"merge: the teacher: the program {message}"):
+        static.merge(main, Program().main, {"image": "image"}, PLACE)
+    last = static.list_feature_vars(main)[-1].name
+    with pytest.raises(ConfigError, match=f"export_student: the program {message}"):
+        static.export_student(main, str(tmp_path / "model"), ["image"], [last], executor)
+    first = next(v.name for v in static.list_feature_vars(main) if "relu" in v.name)
+    static.export_student(main, str(tmp_path / "model"), ["image"], [first], executor)  # does not need it
+    static.merge(program(training=False)[0], Program().main, {"image": "image"}, PLACE)
 
 
 def test_unknown_variables_and_shapes_that_differ_are_named_before_anything_runs(static_mode):
