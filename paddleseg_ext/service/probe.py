@@ -61,4 +61,5 @@ async def _ask(endpoint: str, connect: Connect, end: float) -> ModelSpec | Teach
 
 
 def _words(spec: ModelSpec) -> str:
-    return f"'{spec.name}' with {', '.join(f'{o.name} {o.datatype} {list(o.shape)}' for o in spec.outputs)}"
+    takes, gives = (", ".join(tensor.words() for tensor in tensors) for tensors in (spec.inputs, spec.outputs))
+    return f"'{spec.name}' from {takes} to {gives}"

@@ -26,6 +26,11 @@ class TensorSpec:
         """Whether this is the tensor that somebody calls `name`."""
         return name in (self.name, self.alias)
 
+    def words(self) -> str:
+        """`name (alias) datatype shape`."""
+        alias = f" ({self.alias})" if self.alias not in ("", self.name) else ""
+        return f"{self.name}{alias} {self.datatype} {list(self.shape)}"
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -37,8 +42,9 @@ class ModelSpec:
     outputs: tuple[TensorSpec, ...]
 
     def digest(self) -> str:
-        """Changes with the name or with any output, so that a lease says what a teacher serves."""
-        content = json.dumps([self.name, [asdict(output) for output in self.outputs]], sort_keys=True)
+        """Changes with the name, any input or any output: what goes to one teacher may go to all of the same digest."""
+        tensors = [[asdict(tensor) for tensor in tensors] for tensors in (self.inputs, self.outputs)]
+        content = json.dumps([self.name, *tensors], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 

@@ -66,5 +66,6 @@ def least_loaded(teachers: Sequence[Teacher]) -> Teacher | None:
 def _difference(spec: ModelSpec, wanted: ModelSpec) -> str:
     if spec.name != wanted.name:
         return f"it serves '{spec.name}', but the others '{wanted.name}'"
-    named = [", ".join(f"{o.name} {o.datatype} {list(o.shape)}" for o in one.outputs) for one in (spec, wanted)]
-    return f"'{spec.name}' has the outputs {named[0]} here, but {named[1]} elsewhere"
+    kind = "inputs" if spec.inputs != wanted.inputs else "outputs"
+    here, elsewhere = (", ".join(tensor.words() for tensor in getattr(one, kind)) for one in (spec, wanted))
+    return f"'{spec.name}' has the {kind} {here} here, but {elsewhere} elsewhere"
