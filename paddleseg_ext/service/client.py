@@ -193,8 +193,10 @@ class GrpcTransport:
         except TeacherWrong as error:
             raise TeacherWrong(f"{error}; it does not say which models it has, so that one must be named") from None
         names = sorted({model.name for model in said.models})
+        if not names:  # it is being started or stopped
+            raise TeacherUnavailable(f"{self.endpoint}: no model of its is ready")
         if len(names) != 1:
-            listed = ", ".join(f"'{name}'" for name in names[:8]) or "none"
+            listed = ", ".join(f"'{name}'" for name in names[:8])
             raise TeacherWrong(f"{self.endpoint}: it has {len(names)} models ({listed}); one must be named")
         return names[0]
 

@@ -55,7 +55,7 @@ class Health:
         self.slowest = seconds if self.answers == 0 else max(seconds, 0.9 * self.slowest)
         self.answers += 1
         self._failures = self._late = self._wrong = 0
-        self.problem = ""
+        self.problem, self.retry_at = "", 0.0
 
     def overtaken(self, seconds: float) -> None:
         """Another answered while this one had had a request for so long."""

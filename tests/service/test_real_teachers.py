@@ -1,14 +1,17 @@
 """DistillReader over real servers in this process: teachers that do not fit, that are restarted."""
 
 import logging
+import threading
 import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from paddleseg_ext.service import health
 from paddleseg_ext.service.reader import DistillReader
 from tests.service.servers import SPEC, served, toy
+from tests.service.teachers import until
 
 
 def slow(inputs):
@@ -42,3 +45,46 @@ def test_a_teacher_that_takes_another_input_is_left_out_and_costs_no_sample(chan
             if f"teacher {wrong.endpoint} is left out" in caplog.text:
                 break
     assert f"{wrong.endpoint}: 'toy' has the inputs" in caplog.text
+
+
+def test_a_teacher_that_is_stopped_and_started_again_is_back_as_soon_as_it_is_there(monkeypatch):
+    """While it finishes what it accepted it has no model that is ready, which is not wrong of it."""
+    monkeypatch.setattr(health, "_FIRST_BACKOFF", 0.01)
+    monkeypatch.setattr(health, "_LAST_BACKOFF", 0.05)
+    gate, failures = threading.Event(), []
+    failed = health.Health._failed
+    monkeypatch.setattr(health.Health, "_failed", lambda *given: (failures.append(given[-1]), failed(*given))[1])
+
+    def gated(inputs):
+        assert gate.wait(20)
+        return toy(inputs)
+
+    gate.set()
+    serving = served(predictors=(gated,))
+    first = serving.__enter__()
+    reader = DistillReader(["x"], ["prediction"])
+    reader.set_fixed_teacher(first.endpoint)
+    epoch = reader.set_batch_generator(numbered)()
+    next(epoch)
+    gate.clear()
+    stopping = threading.Thread(target=serving.__exit__, args=(None, None, None))
+    stopping.start()
+    until(lambda: len(failures) > 6)
+    gate.set()
+    stopping.join(20)
+    with served(port=int(first.endpoint.rpartition(":")[2])):
+        began = time.monotonic()
+        for _ in range(40):  # more than are read ahead
+            next(epoch)
+        assert time.monotonic() - began < 10
+        epoch.close()
+    assert any("no model of its is ready" in problem for problem in failures)
+
+
+def test_a_right_answer_ends_the_time_for_which_a_teacher_is_left_out():
+    teacher = health.Health()
+    for _ in range(3):
+        teacher.wrong(100.0, "t:1: wrong")
+    assert teacher.left_out and teacher.retry_at > 150
+    teacher.answered(0.1, 1)
+    assert not teacher.left_out and teacher.retry_at <= 100
