@@ -7,7 +7,8 @@ import numpy as np
 from paddleseg_ext.service.spec import ModelSpec, TensorSpec, find
 
 Shape = tuple[int, ...]
-Form = tuple[tuple[Shape, str], ...]  # of each output: the shape of one sample and the type
+Form = tuple[tuple[Shape, str], ...]
+"""Of each output: the shape of one sample and the type."""
 
 _INFINITY, _SIGN = 0x7C00, 0x8000  # of 16 bits
 _MOST_SHAPES = 1000  # of inputs that are remembered
@@ -15,7 +16,7 @@ _MOST_SHAPES = 1000  # of inputs that are remembered
 
 class Checks:
     """Compares every answer with the model's description and, where that leaves dimensions open, with what most teachers
-    answered to inputs of the same shape: the parts of a batch must fit together, whoever answered them.
+    answered so far to inputs of the same shape.
     """
 
     def __init__(self, spec: ModelSpec, outputs: Sequence[str]) -> None:
@@ -36,13 +37,18 @@ class Checks:
                 return f"'{name}' is {list(x.shape)}, but {list(spec.shape)} is what it describes"
             if x.dtype.kind == "f" and not finite(x):
                 return f"'{name}' has values that are not finite"
-        form = tuple((answer[name].shape[1:], str(answer[name].dtype)) for name in self.outputs)
+        this = form({name: answer[name] for name in self.outputs})
         if len(self._said) > _MOST_SHAPES:
             self._said.clear()
         said = self._said.setdefault(tuple(x.shape[1:] for x in inputs.values()), {})
-        said.setdefault(form, set()).add(who)
+        said.setdefault(this, set()).add(who)
         most = max(said, key=lambda one: len(said[one]))  # the first of equals
-        return "" if form == most else f"its outputs are {_words(form)} a sample, but those of others {_words(most)}"
+        return "" if this == most else f"its outputs are {_words(this)} a sample, but those of others {_words(most)}"
+
+
+def form(answer: Mapping[str, np.ndarray]) -> Form:
+    """In which answers must agree to be parts of one batch."""
+    return tuple((x.shape[1:], str(x.dtype)) for x in answer.values())
 
 
 def finite(x: np.ndarray) -> bool:
@@ -59,5 +65,5 @@ def _found(spec: ModelSpec, name: str) -> TensorSpec:
     return tensor
 
 
-def _words(form: Form) -> str:
-    return ", ".join(f"{dtype} {list(shape)}" for shape, dtype in form)
+def _words(one: Form) -> str:
+    return ", ".join(f"{dtype} {list(shape)}" for shape, dtype in one)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from paddleseg_ext.errors import NoTeacherError, StoppedWaiting
+from paddleseg_ext.service.answers import form
 from paddleseg_ext.service.endpoints import Rates
 from paddleseg_ext.service.pool import Pool, Request
 from paddleseg_ext.service.spec import ModelSpec
@@ -125,7 +126,7 @@ class Pipeline:
                 assert one is not None
                 held.remove(one)
                 self.held = len(held)
-                result = one.payload, _joined([request.answer or {} for request in one.requests])
+                result = one.payload, _joined(one.answers())
                 del one
                 yield result
                 del result
@@ -145,12 +146,17 @@ class Pipeline:
     def _send(self, task: Task) -> "_Held":
         requests = [Request(next(self._numbers), part) for part in task.parts]
         self._engine.submit(requests)
-        return _Held(task.payload, requests)
+        return _Held(task.payload, requests, task.parts if len(requests) > 1 else ())
 
     def _done(self, held: "deque[_Held]") -> "_Held | None":
         """What can be handed out next."""
-        candidates = itertools.islice(held, 1) if self.options.ordered else held
-        return next((one for one in candidates if all(r.answer is not None for r in one.requests)), None)
+        for one in itertools.islice(held, 1) if self.options.ordered else held:
+            if all(request.answer is not None for request in one.requests):
+                odd = one.renewed()
+                if not odd:
+                    return one
+                self._engine.submit(odd)
+        return None
 
     def _wait(self, done: Callable[[], bool], limit: float) -> None:
         """Until something is done, with a word about it every few seconds."""
@@ -177,8 +183,23 @@ class Pipeline:
 
 @dataclass(eq=False)
 class _Held:
+    """A task that was read. parts: of its requests, where there are several: one that was answered has dropped its own."""
+
     payload: Any
-    requests: Sequence[Request]
+    requests: list[Request]
+    parts: Sequence[Arrays]
+
+    def answers(self) -> list[Arrays]:
+        return [request.answer or {} for request in self.requests]
+
+    def renewed(self) -> list[Request]:
+        """Requests in place of those whose answers do not fit the newest one: most teachers answer in another form by now."""
+        forms = [form(answer) for answer in self.answers()]
+        newest = forms[max(range(len(forms)), key=lambda i: self.requests[i].place)]
+        odd = [i for i, one in enumerate(forms) if one != newest]
+        for i in odd:
+            self.requests[i] = Request(self.requests[i].number, self.parts[i])
+        return [self.requests[i] for i in odd]
 
 
 class _Engine:

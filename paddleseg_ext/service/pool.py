@@ -1,6 +1,7 @@
 """Gives requests to teachers: the least loaded first, elsewhere again when one fails. Lives in one asyncio event loop."""
 
 import asyncio
+import bisect
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -26,11 +27,15 @@ _NEW = 2.0  # the same for a teacher that has never answered
 
 @dataclass(eq=False)
 class Request:
-    """Rows of samples on their way. `asked`: who works on them and since when. `answer`: None until one was right."""
+    """Rows of samples on their way.
+
+    asked: who works on them and since when. answer: None until one was right. place: how manieth of all answers that was.
+    """
 
     number: int
     inputs: Mapping[str, np.ndarray]
     answer: Mapping[str, np.ndarray] | None = None
+    place: int = 0
     asked: dict[Teacher, float] = field(default_factory=dict)
 
 
@@ -96,8 +101,8 @@ class Pool:
         self._wake.set()
 
     def submit(self, request: Request) -> None:
-        """Have a request answered; its number is higher than all before."""
-        self._waiting.append(request)
+        """Have a request answered; those of lower numbers come first."""
+        bisect.insort(self._waiting, request, key=lambda r: r.number)
         self._wake.set()
 
     def state(self) -> str:
@@ -187,8 +192,7 @@ class Pool:
             request.asked.pop(teacher, None)
             if request.answer is None and not request.asked:
                 self._asked.pop(request.number, None)
-                self._waiting.append(request)
-                self._waiting.sort(key=lambda r: r.number)
+                self.submit(request)
 
     def _answered(self, request: Request, answer: Mapping[str, np.ndarray]) -> None:
         """Take the first right answer. Whoever else was asked may finish: it shows when a teacher that hung is back."""
@@ -199,9 +203,9 @@ class Pool:
             if other.health.answers == 0 or now - since > other.health.slowest:
                 other.health.overtaken(now - since)
         self._asked.pop(request.number, None)
-        request.answer = {name: answer[name] for name in self.outputs}
-        request.inputs = {}
         self.answers += 1
+        request.inputs, request.place = {}, self.answers
+        request.answer = {name: answer[name] for name in self.outputs}  # last: whoever waits looks at it
         self.changed()
 
     def _failed(self, teacher: Teacher, error: BaseException, late: bool) -> None:

@@ -361,6 +361,23 @@ def test_the_answers_of_one_batch_fit_together_where_the_description_leaves_size
     assert len(wide) == 100 and all(wide[30:])
 
 
+@pytest.mark.parametrize("ordered", [True, False])
+def test_the_parts_of_one_batch_fit_together_when_most_teachers_answer_otherwise_meanwhile(ordered):
+    """The odd one answers first, so that its form is that of most for a while."""
+    spec = replace(SPEC, outputs=tuple(replace(o, shape=(-1, -1)) for o in SPEC.outputs))
+    odd = iter([GOOD])
+    world = World(
+        {"odd:1": Teacher(lambda: next(odd, "shape"), seconds=0.01, spec=spec)}
+        | {f"t:{i}": Teacher(seconds=0.05, spec=spec) for i in range(2)}
+    )
+    with pipeline(world, ordered=ordered) as line:
+        results = list(line.run(tasks(50, rows=8, part=2), OUTPUTS))
+    assert sorted(number for (number, _), _ in results) == list(range(50))
+    for (_, x), said in results:
+        np.testing.assert_array_equal(said["prediction"], (2 * x)[:, : said["prediction"].shape[1]])
+    assert all(said["prediction"].shape == (8, 2) for _, said in results[20:])
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
 def test_every_kind_of_value_that_is_not_finite_is_found(dtype, value):
