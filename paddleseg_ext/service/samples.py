@@ -138,14 +138,31 @@ Take = Callable[[Iterable[Any], Layout], Iterator[Batch]]
 
 
 def from_samples(size: int) -> Take:
-    """Of a reader that gives samples: batches of `size`, the last as many as are left."""
+    """Of a reader that gives samples: batches of `size`, the last as many as are left, or were read before it failed."""
 
     def take(samples: Iterable[Any], layout: Layout) -> Iterator[Batch]:
         source = iter(samples)
-        while some := list(itertools.islice(source, size)):
-            yield layout.stacked(some)
+        while True:
+            some, failure = _next(source, size)
+            if some:
+                yield layout.stacked(some)
+            if failure is not None:
+                raise failure
+            if len(some) < size:
+                return
 
     return take
+
+
+def _next(source: Iterator[Any], size: int) -> tuple[list[Any], Exception | None]:
+    """So many of what is left, or those before an exception, and that."""
+    some: list[Any] = []
+    try:
+        for one in itertools.islice(source, size):
+            some.append(one)
+    except Exception as error:
+        return some, error
+    return some, None
 
 
 def from_lists(size: int | None = None) -> Take:

@@ -3,6 +3,7 @@
 import gc
 import itertools
 import threading
+import traceback
 from dataclasses import replace
 
 import numpy as np
@@ -380,6 +381,25 @@ def test_the_older_form_gives_batches_of_its_size_in_the_declared_types(conf, wr
         assert (img.dtype, label.dtype, prediction.dtype) == (np.float32, np.int64, np.float64)
         assert_right(img[:, 0], label[:, 0], prediction)
     assert max(world.teachers["127.0.0.1:1"].rows) == d_batch_size
+
+
+@pytest.mark.parametrize("wrap", ["sample", "sample_list", "batch"])
+def test_what_was_read_before_an_error_of_the_reader_comes_before_it(conf, wrap):
+    """Also what does not fill a batch or a list."""
+    path, world = conf
+    made = DistillReader(path, 32, settings=ReaderSettings(connect=world.connect))
+    source = {"sample": samples(70), "sample_list": lists(70, 7), "batch": batches(70, 7)}[wrap]
+
+    def read():
+        yield from source
+        raise OSError("a disk full of holes")
+
+    train_reader, seen = getattr(made, f"set_{wrap}_generator")(read), []
+    with pytest.raises(OSError, match="full of holes") as caught:
+        for _, label, _ in train_reader():
+            seen += label[:, 0].tolist()
+    assert seen == list(range(70))
+    assert "in read" in "".join(traceback.format_exception(caught.value))
 
 
 def test_the_older_form_refuses_samples_of_another_shape(conf):
