@@ -10,6 +10,7 @@ from grpc_health.v1 import health_pb2
 from tritonclient.grpc import service_pb2 as pb
 
 from paddleseg_ext.service import addresses
+from paddleseg_ext.service.event_loop import event_loop
 from paddleseg_ext.service.security import Security
 from paddleseg_ext.service.spec import ModelSpec
 from paddleseg_ext.service.transport import Connect, TeacherUnavailable
@@ -94,7 +95,7 @@ class NetworkTeacher:
             raise (NotServing(text) if gone else TeacherUnavailable(text)) from None
         if not serving:
             raise NotServing(f"{self._endpoint}: says that it does not serve")
-        return asyncio.run(self._described(seconds))
+        return event_loop().run(self._described(seconds))
 
     def cancel(self) -> None:
         """End a `describe` that is under way, as far as it waits for the health service."""

@@ -1,11 +1,9 @@
 """Keeps requests to teachers ahead of whoever takes their answers.
 
-Whatever is read is read by the thread that takes the answers, so that nothing of the caller's runs beside it; a thread with
-an event loop talks to the teachers meanwhile.
+Whatever is read is read by the thread that takes the answers, so that nothing of the caller's runs beside it; the event loop
+talks to the teachers meanwhile, in a thread that all pipelines of a process share.
 """
 
-import asyncio
-import contextlib
 import itertools
 import logging
 import threading
@@ -13,6 +11,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 from paddleseg_ext.errors import NoTeacherError, StoppedWaiting
 from paddleseg_ext.service.answers import form
 from paddleseg_ext.service.endpoints import Rates
+from paddleseg_ext.service.event_loop import event_loop
 from paddleseg_ext.service.pool import Pool, Request
 from paddleseg_ext.service.spec import ModelSpec
 from paddleseg_ext.service.transport import Connect, EndpointSource
@@ -76,9 +76,8 @@ class Pipeline:
         self._numbers = itertools.count()
         self.held = 0
         """Tasks that have been read and not yet taken."""
-        # The thread knows the engine only, so that a pipeline that is forgotten is collected, and stops.
+        # The event loop knows the engine only, so that a pipeline that is forgotten is collected, and stops.
         self._finalizer = weakref.finalize(self, self._engine.stop)
-        self._engine.thread.start()
 
     def spec(self) -> ModelSpec:
         """What the teachers serve. Waits for the first of them.
@@ -203,16 +202,15 @@ class _Held:
 
 
 class _Engine:
-    """The thread that talks to teachers."""
+    """A pool at work in the event loop."""
 
     def __init__(self, source: EndpointSource, connect: Connect, options: Options) -> None:
         self.source = source
-        self.loop = asyncio.new_event_loop()
         self.changed = threading.Condition()
         self.pool = Pool(source, connect, options.spec, self._notify, options.rates)
-        self.fault: BaseException | None = None
-        # A daemon, so that a process that ends without closing is not kept.
-        self.thread = threading.Thread(target=self._run, name="teachers", daemon=True)
+        self._loop = event_loop()
+        self._work = self._loop.start(self.pool.run())
+        self._work.add_done_callback(lambda _: self._notify())
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Have requests answered."""
@@ -221,36 +219,22 @@ class _Engine:
             for request in requests:
                 self.pool.submit(request)
 
-        with contextlib.suppress(RuntimeError):  # the loop has ended; `check` says why
-            self.loop.call_soon_threadsafe(put)
+        self._loop.soon(put)
 
     def check(self) -> None:
-        """Raise what ended the thread."""
-        if self.fault is not None:
-            raise self.fault
-        if not self.thread.is_alive():
+        """Raise what ended the work."""
+        error = self._work.exception() if self._work.done() else None
+        if error is not None:
+            raise error
+        if self._work.done() or not self._loop.alive:
             raise RuntimeError("the pipeline to the teachers is closed")
 
     def stop(self) -> None:
-        """End the thread and close what it used."""
-        with contextlib.suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(self.pool.stop)
-        if self.thread is not threading.current_thread():
-            self.thread.join(_JOIN)
-            if self.thread.is_alive():
-                _log.warning("a thread that talks to teachers did not end within %g s", _JOIN)
+        """End the work and close what it used."""
+        self._loop.soon(self.pool.stop)
+        if self._loop.alive and not self._loop.here and wait([self._work], _JOIN).not_done:
+            _log.warning("the work with the teachers did not end within %g s", _JOIN)
         self.source.close()
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        try:
-            self.loop.run_until_complete(self.pool.run())
-        except BaseException as error:  # the caller raises it
-            self.fault = error
-        finally:
-            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-            self.loop.close()
-            self._notify()
 
     def _notify(self) -> None:
         with self.changed:

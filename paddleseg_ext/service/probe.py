@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from paddleseg_ext.errors import ConfigError
+from paddleseg_ext.service.event_loop import event_loop
 from paddleseg_ext.service.spec import ModelSpec
 from paddleseg_ext.service.transport import Connect, TeacherError, TeacherUnavailable
 
@@ -24,7 +25,7 @@ def probe(
     Raises:
         ConfigError: none can be reached, one answers what cannot be, or they serve different models.
     """
-    said = asyncio.run(_ask_all(endpoints, connect, time.monotonic() + seconds))
+    said = event_loop().run(_ask_all(endpoints, connect, time.monotonic() + seconds))
     specs = {endpoint: spec for endpoint, spec in said.items() if isinstance(spec, ModelSpec)}
     away = {endpoint: str(error) for endpoint, error in said.items() if isinstance(error, TeacherUnavailable)}
     for error in said.values():

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from paddleseg_ext.service.event_loop import event_loop
 from paddleseg_ext.service.pipeline import Task
 from paddleseg_ext.service.spec import ModelSpec, TensorSpec
 from paddleseg_ext.service.transport import TeacherUnavailable, TeacherWrong
@@ -143,8 +144,9 @@ def tasks(count: int, rows: int = 4, part: int = 4, read: list | None = None) ->
         yield Task((number, x), [{"x": x[i : i + part]} for i in range(0, rows, part)])
 
 
-def names_of_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate()]
+def at_work() -> bool:
+    """Whether anything runs in the event loop."""
+    return bool(asyncio.all_tasks(event_loop().loop))
 
 
 def until(done: Callable[[], bool], seconds: float = 5.0) -> None:

@@ -16,7 +16,7 @@ from paddleseg_ext.service.client import connector
 from paddleseg_ext.service.pipeline import Options, Pipeline
 from paddleseg_ext.service.reader import DistillReader, ReaderSettings
 from tests.service.processes import Listed, Teachers, free_port
-from tests.service.teachers import names_of_threads, predictions, tasks, until
+from tests.service.teachers import at_work, predictions, tasks, until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,7 +26,7 @@ def teachers():
     started = Teachers()
     yield started
     started.close()
-    until(lambda: "teachers" not in names_of_threads())
+    until(lambda: not at_work())
 
 
 def reader(teachers, count, size=8, **settings):
@@ -183,6 +183,61 @@ def test_a_student_that_ends_in_mid_epoch_ends_at_once_and_without_a_word(teache
     assert (said, process.returncode) == ("GOING\n", 0) and not complaints
     assert time.monotonic() - began < 20
     assert_gone(process)
+
+
+SEVERAL = """
+for _ in range(20):  # what is under way is cancelled, and its end comes after that of the epoch
+    for number, _ in enumerate(made()):
+        if number == 3:
+            break
+def read(number):
+    for _ in range(4):
+        seen.append((number, sum(1 for _ in zip(made(), range(50)))))
+import threading
+seen, threads = [], [threading.Thread(target=read, args=[i]) for i in range(3)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert sorted(seen) == sorted((i, 50) for i in range(3) for _ in range(4)), seen
+assert sum(thread.name == "event loop" for thread in threading.enumerate()) == 1
+"""
+
+
+def test_epochs_that_break_off_and_several_at_once_are_without_a_word(teachers):
+    process = student(teachers.start(seconds=0.001)[0], SEVERAL)
+    said, complaints = process.communicate(timeout=60)
+    assert (said, process.returncode, complaints) == ("GOING\n", 0, "")
+
+
+FORKED = """
+import multiprocessing, sys
+sys.path.insert(0, {root!r})
+from paddleseg_ext.service.pipeline import Pipeline
+from tests.service.teachers import Teacher, World, tasks
+
+def epoch():
+    world = World({{"a:1": Teacher()}})
+    with Pipeline(world, world.connect) as line:
+        assert len(list(line.run(tasks(20), ["prediction"]))) == 20
+
+epoch()
+world = World({{"a:1": Teacher()}})
+with Pipeline(world, world.connect) as line:
+    results = line.run(tasks(20), ["prediction"])
+    next(results)
+    child = multiprocessing.get_context("fork").Process(target=epoch)
+    child.start()
+    child.join(20)
+    assert len(list(results)) == 19
+assert child.exitcode == 0, child.exitcode
+"""
+
+
+def test_a_process_that_was_forked_talks_to_teachers_by_itself():
+    code = FORKED.format(root=str(ROOT))
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_several_readers_in_one_process_do_not_meet(teachers):

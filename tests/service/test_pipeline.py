@@ -27,8 +27,8 @@ from tests.service.teachers import (
     WRONG,
     Teacher,
     World,
+    at_work,
     moody,
-    names_of_threads,
     predictions,
     tasks,
     until,
@@ -37,7 +37,7 @@ from tests.service.teachers import (
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(monkeypatch):
-    """No thread outlives a test; and what takes seconds in earnest takes less here."""
+    """No work outlives a test; and what takes seconds in earnest takes less here."""
     monkeypatch.setattr(health, "_FIRST_BACKOFF", 0.01)
     monkeypatch.setattr(health, "_LAST_BACKOFF", 0.05)
     monkeypatch.setattr(health, "_LEFT_OUT", 0.2)
@@ -45,7 +45,7 @@ def nothing_is_left(monkeypatch):
     monkeypatch.setattr(pool, "_TICK", 0.01)
     yield
     gc.collect()
-    until(lambda: "teachers" not in names_of_threads())
+    until(lambda: not at_work())
 
 
 OUTPUTS = ["prediction", "sum"]
@@ -307,7 +307,7 @@ def test_a_pipeline_that_is_forgotten_stops():
     line.spec()
     del line
     gc.collect()
-    assert "teachers" not in names_of_threads()
+    until(lambda: not at_work())
 
 
 def test_closing_does_not_wait_for_a_teacher_that_hangs():

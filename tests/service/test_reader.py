@@ -12,14 +12,14 @@ import pytest
 from paddleseg_ext.errors import ConfigError, DataError, NoTeacherError
 from paddleseg_ext.service.reader import DistillReader, ReaderSettings
 from paddleseg_ext.service.samples import layout
-from tests.service.teachers import AWAY, GOOD, SPEC, Teacher, World, moody, names_of_threads, until
+from tests.service.teachers import AWAY, GOOD, SPEC, Teacher, World, at_work, moody, until
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_left():
     yield
     gc.collect()
-    until(lambda: "teachers" not in names_of_threads())
+    until(lambda: not at_work())
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_a_break_leaves_nothing_and_the_next_epoch_starts_clean(world):
             assert label[0] == 4 * number
             if number == 5:
                 break
-        until(lambda: "teachers" not in names_of_threads())
+        until(lambda: not at_work())
         assert world.open == 0
     assert sum(1 for _ in train_reader()) == 100
 
@@ -167,7 +167,7 @@ def test_closing_stops_all_epochs(world):
     first, second = made(), made()
     next(first), next(second)
     made.close()
-    assert "teachers" not in names_of_threads()
+    until(lambda: not at_work())
     with pytest.raises(RuntimeError, match="closed"):
         list(first)
 
@@ -182,7 +182,7 @@ def test_an_error_of_the_reader_is_raised_not_waited_for(world):
         for batch in train_reader():
             seen.append(batch)
     assert len(seen) == 2
-    assert "teachers" not in names_of_threads()
+    until(lambda: not at_work())
 
 
 def test_the_readers_own_clean_up_runs_on_break(world):

@@ -5,10 +5,13 @@ import threading
 import time
 from dataclasses import replace
 
+import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from paddleseg_ext.service import health
+from paddleseg_ext.service.batching import BatchOptions
 from paddleseg_ext.service.reader import DistillReader
 from tests.service.servers import SPEC, served, toy
 from tests.service.teachers import until
@@ -51,26 +54,30 @@ def test_a_teacher_that_is_stopped_and_started_again_is_back_as_soon_as_it_is_th
     """While it finishes what it accepted it has no model that is ready, which is not wrong of it."""
     monkeypatch.setattr(health, "_FIRST_BACKOFF", 0.01)
     monkeypatch.setattr(health, "_LAST_BACKOFF", 0.05)
-    gate, failures = threading.Event(), []
+    failures, going, permits = [], threading.Semaphore(0), threading.Semaphore(2)
     failed = health.Health._failed
     monkeypatch.setattr(health.Health, "_failed", lambda *given: (failures.append(given[-1]), failed(*given))[1])
 
-    def gated(inputs):
-        assert gate.wait(20)
+    def held(inputs):
+        going.release()
+        assert permits.acquire(timeout=20)
         return toy(inputs)
 
-    gate.set()
-    serving = served(predictors=(gated,))
+    serving = served(predictors=(held, held), batches=BatchOptions(max_rows=1))
     first = serving.__enter__()
     reader = DistillReader(["x"], ["prediction"])
     reader.set_fixed_teacher(first.endpoint)
     epoch = reader.set_batch_generator(numbered)()
-    next(epoch)
-    gate.clear()
+    next(epoch), next(epoch)
+    assert all(going.acquire(timeout=10) for _ in range(4))  # two are at work
     stopping = threading.Thread(target=serving.__exit__, args=(None, None, None))
     stopping.start()
+    with grpc.insecure_channel(first.endpoint) as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        until(lambda: check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.NOT_SERVING)
+    permits.release()  # its answer makes room for a request that is refused
     until(lambda: len(failures) > 6)
-    gate.set()
+    permits.release(10)
     stopping.join(20)
     with served(port=int(first.endpoint.rpartition(":")[2])):
         began = time.monotonic()
@@ -78,7 +85,7 @@ def test_a_teacher_that_is_stopped_and_started_again_is_back_as_soon_as_it_is_th
             next(epoch)
         assert time.monotonic() - began < 10
         epoch.close()
-    assert any("no model of its is ready" in problem for problem in failures)
+    assert any("no model of its is ready" in problem for problem in failures), failures
 
 
 def test_a_right_answer_ends_the_time_for_which_a_teacher_is_left_out():
