@@ -161,13 +161,13 @@ def _discovered(args: argparse.Namespace, where: str, connect: Connect) -> tuple
     name = addresses.service_name("--teacher_service", args.teacher_service)
     open_source, rates = discovery(servers, name, args.teachers_at_most or _AT_MOST, _security(args)), Rates()
     source = open_source(rates)
-    try:
-        with Pipeline(source, connect, Options(timeout=_timeout(args))) as pipeline:
-            if hasattr(source, "wait"):
-                source.wait(min(_BEGIN, _timeout(args)))  # no balance server at all is said at once
+    with Pipeline(source, connect, Options(timeout=_timeout(args))) as pipeline:
+        if hasattr(source, "wait"):
+            source.wait(min(_BEGIN, _timeout(args)))  # no balance server at all is said at once
+        try:
             return open_source, pipeline.spec()
-    except NoTeacherError as error:
-        raise NoTeacherError(f"{where} --teacher_service {name}: {error}") from None
+        except NoTeacherError as error:
+            raise NoTeacherError(f"{where} --teacher_service {name}: {error}") from None
 
 
 def _timeout(args: argparse.Namespace) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 
-from paddleseg_ext.errors import ConfigError, UserError
+from paddleseg_ext.errors import ConfigError, NoTeacherError
 from paddleseg_ext.service import addresses
 from paddleseg_ext.service.balance_server import SERVICE
 from paddleseg_ext.service.messages import MOST_TEACHERS, MalformedText, Report, Share, finite
@@ -40,7 +40,7 @@ _CHANNEL = (
 )
 
 
-class DiscoveryError(UserError):
+class DiscoveryError(NoTeacherError):
     """No balance server answers, or it refuses to."""
 
 
@@ -104,8 +104,16 @@ class DiscoveredEndpoints:
         return self._digest
 
     def endpoints(self) -> Sequence[str]:
-        """`ip:port` of each teacher that may be asked now."""
+        """`ip:port` of each teacher that may be asked now. Raises DiscoveryError where all refuse from the start."""
+        if self._all_refuse() and not self._answered.is_set():
+            raise self._error()
         return self._teachers
+
+    def problem(self) -> str:
+        """Why there is none, in words."""
+        if self._problem or self._teachers or not self._answered.is_set():
+            return self._problem
+        return f"the balance servers have none of '{self._service}'"
 
     def wait(self, seconds: float) -> None:
         """Until a balance server has answered, even if there is no teacher yet.
@@ -114,11 +122,8 @@ class DiscoveredEndpoints:
         """
         end = time.monotonic() + seconds
         while not self._answered.wait(min(0.05, max(0.0, end - time.monotonic()))):
-            if len(self._refused) == len(self._servers) or self._stop.is_set() or time.monotonic() >= end:
-                reason = self._problem or "no answer yet"
-                raise DiscoveryError(
-                    f"--discovery {','.join(self._servers)}: no balance server gives teachers ({reason})"
-                )
+            if self._all_refuse() or self._stop.is_set() or time.monotonic() >= end:
+                raise self._error()
 
     def close(self) -> None:
         """Stop looking, and say goodbye if somebody listens. At once, from any thread, as often as wanted."""
@@ -134,6 +139,13 @@ class DiscoveredEndpoints:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _all_refuse(self) -> bool:
+        return len(self._refused) == len(self._servers)
+
+    def _error(self) -> DiscoveryError:
+        reason = self._problem or "no answer yet"
+        return DiscoveryError(f"--discovery {','.join(self._servers)}: no balance server gives teachers ({reason})")
 
     def _run(self) -> None:
         number, delay = 0, _FIRST_DELAY
@@ -207,13 +219,14 @@ class DiscoveredEndpoints:
         code, text = getattr(error, "code", None), str(error)
         if code is not None:
             text = f"{code().name}: {' '.join((error.details() or '').split())[:200]}"  # type: ignore[attr-defined]
-            self._refused.discard(server)
-            if code() in _REFUSALS:
-                self._refused.add(server)
         if not self._problem:
             kept = f"; {len(self._teachers)} teachers are kept" if self._teachers else ""
             _log.warning("[DISCOVERY] %s: %s%s", server, text, kept)
         self._problem = f"{server}: {text}"
+        if code is not None and code() in _REFUSALS:
+            self._refused.add(server)
+        elif code is not None:
+            self._refused.discard(server)
 
 
 def _channel(server: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:

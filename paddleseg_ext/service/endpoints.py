@@ -19,6 +19,10 @@ class FixedEndpoints:
         """`host:port` of each."""
         return self._endpoints
 
+    def problem(self) -> str:
+        """Nothing."""
+        return ""
+
     def close(self) -> None:
         """Nothing to stop."""
 

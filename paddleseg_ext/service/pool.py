@@ -109,7 +109,8 @@ class Pool:
         """Who teaches and what is the matter with those who do not, in words."""
         teachers = list(self._teachers.values())
         if not teachers:
-            return "no teacher is known"
+            problem = self.source.problem()
+            return "no teacher is known" + (f" ({problem})" if problem else "")
         since: dict[Teacher, float] = {}
         for request in list(self._asked.values()):
             for teacher, begun in list(request.asked.items()):

@@ -46,7 +46,10 @@ class EndpointSource(Protocol):
     """Which teachers there are at present. Thread-safe; no call waits."""
 
     def endpoints(self) -> Sequence[str]:
-        """`ip:port` of each teacher that may be asked now."""
+        """`ip:port` of each teacher that may be asked now. What it raises ends the waiting for teachers."""
+
+    def problem(self) -> str:
+        """Why there is none, in words; empty where nothing is wrong with the source itself."""
 
     def close(self) -> None:
         """Stop looking."""

@@ -84,5 +84,8 @@ class Listed:
     def endpoints(self):
         return list(self.listed)
 
+    def problem(self):
+        return ""
+
     def close(self):
         pass

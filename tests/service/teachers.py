@@ -53,6 +53,9 @@ class World:
     def endpoints(self) -> list[str]:
         return list(self.listed)
 
+    def problem(self) -> str:
+        return ""
+
     def close(self) -> None:
         self.closed = True
 

@@ -6,6 +6,7 @@ import os
 import random
 import socket
 import threading
+import time
 from contextlib import ExitStack, closing, contextmanager
 
 import grpc
@@ -14,13 +15,14 @@ from grpc_health.v1 import health_pb2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from paddleseg_ext.errors import ConfigError
+from paddleseg_ext.errors import ConfigError, NoTeacherError
 from paddleseg_ext.service.balance_server import SERVICE, BalanceServer
 from paddleseg_ext.service.discovery import DiscoveredEndpoints, DiscoveryError, DiscoveryOptions
 from paddleseg_ext.service.messages import Lease, Report, Share
+from paddleseg_ext.service.reader import DistillReader, ReaderSettings
 from paddleseg_ext.service.registry import Registry, StoreOptions
 from paddleseg_ext.service.security import Security
-from tests.service.redis_server import commands, redis_server
+from tests.service.redis_server import commands, free_port, redis_server
 from tests.service.tls import certificates
 
 
@@ -161,6 +163,29 @@ def test_the_standard_health_service_answers_without_a_token(registry):
         with pytest.raises(grpc.RpcError) as caught:
             channel.unary_unary(f"/{SERVICE}/Poll")(Report("seg", "a").text().encode(), timeout=10)
         assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+
+def learn(servers, **settings):
+    """An epoch of a reader that finds its teachers."""
+    made = DistillReader(["x"], ["prediction"], settings=ReaderSettings(**settings))
+    made.set_dynamic_teacher(servers, "seg")
+    return next(made.set_batch_generator(list)())
+
+
+def test_an_epoch_whose_balance_servers_all_refuse_ends_at_once_and_says_why(registry):
+    with running(registry, Security(token="right")) as one, running(registry, Security(token="right")) as other:
+        began = time.monotonic()
+        with pytest.raises(NoTeacherError, match="no balance server gives teachers .*UNAUTHENTICATED: a token"):
+            learn([one, other], teacher_timeout=20, security=Security(token="wrong"))
+        assert time.monotonic() - began < 10
+
+
+def test_an_epoch_without_a_teacher_says_what_balance_servers_say(registry, endpoint):
+    away = f"127.0.0.1:{free_port()}"
+    with pytest.raises(NoTeacherError, match=f"no teacher is known .{away}: UNAVAILABLE"):
+        learn(away, teacher_timeout=1.0)
+    with pytest.raises(NoTeacherError, match="no teacher is known .the balance servers have none of 'seg'"):
+        learn(endpoint, teacher_timeout=1.5)
 
 
 def test_tls_both_ways_and_nobody_without_it(registry, tmp_path):
