@@ -48,7 +48,7 @@ def registration(args: argparse.Namespace) -> Registered:
 async def _registered(
     registry: Registry, service_name: str | None, endpoint: str | None, server: Running
 ) -> AsyncIterator[None]:
-    teacher = OwnTeacher(server.spec, asyncio.get_running_loop())
+    teacher = OwnTeacher(server.spec, asyncio.get_running_loop(), server.problem)
     with contextlib.closing(registry):
         registrar = Registrar(registry, service_name or server.spec.name, endpoint or server.endpoint, teacher)
         registrar.start()

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from paddleseg_ext.service.vitals import Vitals
+
 Predict = Callable[[Sequence[np.ndarray]], Sequence[np.ndarray]]
 """A model: its inputs in their order to its outputs in theirs. Called by one thread at a time; its arrays are the caller's."""
 
@@ -62,6 +64,7 @@ class Batcher:
         options: see BatchOptions.
         batched: False for a model whose inputs have no batch dimension that may change: each request runs alone.
         observe: called with the rows and seconds of each run, by the thread that ran it.
+        vitals: hears what becomes of them.
     """
 
     def __init__(
@@ -71,8 +74,10 @@ class Batcher:
         *,
         batched: bool = True,
         observe: Callable[[int, float], None] = lambda rows, seconds: None,
+        vitals: Vitals | None = None,
     ) -> None:
         self.options, self._batched, self._observe = options or BatchOptions(), batched, observe
+        self.vitals = vitals or Vitals()
         self._waiting: deque[_Job] = deque()
         self._changed = threading.Condition()
         # One thread at a time puts a batch together, so that two idle ones do not share out what should be one.
@@ -162,8 +167,10 @@ class Batcher:
                 for job in jobs:
                     self._run(predict, [job])
                 return
+            self.vitals.failed(error)
             jobs[0].future.set_exception(error)
             return
+        self.vitals.succeeded()
         for job, result in zip(jobs, results, strict=True):
             job.future.set_result(result)
 
@@ -177,7 +184,8 @@ class Batcher:
         for start in range(0, max(rows, 1), self.options.max_rows):
             part = [x[start : start + self.options.max_rows] for x in inputs] if self._batched else inputs
             began = time.perf_counter()
-            parts.append(predict(part))
+            with self.vitals.run():
+                parts.append(predict(part))
             self._observe(len(part[0]) if self._batched else 1, time.perf_counter() - began)
         outputs = parts[0] if len(parts) == 1 else [np.concatenate(x) for x in zip(*parts, strict=True)]
         if len(jobs) == 1:

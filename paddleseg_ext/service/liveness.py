@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import grpc
@@ -39,19 +40,27 @@ class WatchedTeacher(Protocol):
 
 
 class OwnTeacher:
-    """A server in this process, which is well while its event loop runs."""
+    """A server in this process, which is well while its event loop runs and its model answers.
 
-    def __init__(self, spec: ModelSpec, loop: asyncio.AbstractEventLoop) -> None:
-        self._spec, self._loop = spec, loop
+    problem: says what is the matter with the model, if anything.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, loop: asyncio.AbstractEventLoop, problem: Callable[[], str] = lambda: ""
+    ) -> None:
+        self._spec, self._loop, self._problem = spec, loop, problem
         self._question: Any = None
 
     def describe(self, seconds: float) -> ModelSpec:
-        """What it serves. Raises TeacherUnavailable where its loop does not run, or it was cancelled."""
+        """What it serves. Raises TeacherUnavailable where it is not well, or it was cancelled."""
         self._question = asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self._loop)
         try:
             self._question.result(seconds)
         except (TimeoutError, concurrent.futures.TimeoutError, concurrent.futures.CancelledError):
             raise TeacherUnavailable(f"{self._spec.name}: the server's loop does not run") from None
+        problem = self._problem()
+        if problem:
+            raise NotServing(f"{self._spec.name}: {problem}")
         return self._spec
 
     def cancel(self) -> None:

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,11 @@ from paddleseg_ext.service.metrics import Metrics
 from paddleseg_ext.service.security import Security
 from paddleseg_ext.service.servicer import Servicer
 from paddleseg_ext.service.spec import ModelSpec
+from paddleseg_ext.service.vitals import Vitals
+
+_log = logging.getLogger(__name__)
+
+_LOOK = 0.5  # seconds between looks at how the model is
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,8 @@ class ServerOptions:
 
     host, port: 0 is any free port. security: TLS and token. form: how outputs travel. batches: how requests are put
     together. drain_seconds: how long what was accepted may take when the server is stopped. metrics_port: None for none.
-    max_message_bytes: of one request; a larger one is refused.
+    max_message_bytes: of one request; a larger one is refused. longest_run: seconds after which a model that is at work
+    counts as one that hangs; no student waits for longer.
     """
 
     host: str = "127.0.0.1"
@@ -38,22 +45,29 @@ class ServerOptions:
     drain_seconds: float = 30.0
     metrics_port: int | None = None
     max_message_bytes: int = 1 << 29
+    longest_run: float = 120.0
 
 
 @dataclass(frozen=True)
 class Running:
-    """A server that answers. endpoint: `host:port`. spec: what a student gets of it. metrics_port: None for none."""
+    """A server that answers.
+
+    endpoint: `host:port`. spec: what a student gets of it. metrics_port: None for none. problem: says why it is not well, in
+    words; empty where it is.
+    """
 
     endpoint: str
     spec: ModelSpec
     metrics_port: int | None
+    problem: Callable[[], str]
 
 
 @contextlib.asynccontextmanager
 async def running(spec: ModelSpec, predictors: Sequence[Predict], options: ServerOptions) -> AsyncIterator[Running]:
     """Serve a model while the context lasts.
 
-    At its end the server refuses new requests, finishes those that it accepted, and goes.
+    Health is NOT_SERVING while the model hangs or fails whatever it is asked; requests are taken all the same, as one that
+    succeeds shows that it is well again. At its end the server refuses new requests, finishes those that it accepted, and goes.
 
     Args:
         spec: the model, with what its predictors give.
@@ -73,7 +87,8 @@ async def running(spec: ModelSpec, predictors: Sequence[Predict], options: Serve
         except BaseException:
             await server.stop(None)
             raise
-        batcher = Batcher(predictors, options.batches, batched=batched, observe=metrics.ran)
+        vitals = Vitals(options.longest_run)
+        batcher = Batcher(predictors, options.batches, batched=batched, observe=metrics.ran, vitals=vitals)
         waiting.append(batcher)
         with ThreadPoolExecutor(2, "answers") as threads:
             servicer = Servicer(spec, batcher, options.form, metrics, threads)
@@ -81,16 +96,38 @@ async def running(spec: ModelSpec, predictors: Sequence[Predict], options: Serve
             servicer.add_to(server)
             health_pb2_grpc.add_HealthServicer_to_server(state, server)
             await server.start()
-            for name in ("", wire.SERVICE, spec.name):
-                await state.set(name, health_pb2.HealthCheckResponse.SERVING)
+            names = ("", wire.SERVICE, spec.name)
+            await _say(state, names, health_pb2.HealthCheckResponse.SERVING)
+            watch = asyncio.ensure_future(_watch(state, names, vitals))
             try:
-                yield Running(f"{options.host}:{port}", options.form.seen(spec), metrics_port)
+                yield Running(f"{options.host}:{port}", options.form.seen(spec), metrics_port, vitals.problem)
             finally:
+                watch.cancel()
                 servicer.draining = True
                 await state.enter_graceful_shutdown()
                 await servicer.finished(options.drain_seconds)
                 await server.stop(5.0)  # for answers that are on their way
                 await asyncio.get_running_loop().run_in_executor(None, batcher.close)
+
+
+async def _say(state: Any, names: Sequence[str], status: int) -> None:
+    for name in names:
+        await state.set(name, status)
+
+
+async def _watch(state: Any, names: Sequence[str], vitals: Vitals) -> None:
+    """Keep the health service up to date."""
+    well = True
+    while True:
+        await asyncio.sleep(_LOOK)
+        problem = vitals.problem()
+        if well and problem:
+            _log.warning("not well: %s", problem)
+            await _say(state, names, health_pb2.HealthCheckResponse.NOT_SERVING)
+        elif not well and not problem:
+            _log.info("well again")
+            await _say(state, names, health_pb2.HealthCheckResponse.SERVING)
+        well = not problem
 
 
 def _server(options: ServerOptions) -> Any:

@@ -57,10 +57,10 @@ class Servicer:
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, request: Any, context: Any) -> Any:
-        return pb.ServerReadyResponse(ready=not self.draining)
+        return pb.ServerReadyResponse(ready=self._ready())
 
     async def ModelReady(self, request: Any, context: Any) -> Any:
-        ready = not self.draining and self._has(request.name, request.version)
+        ready = self._ready() and self._has(request.name, request.version)
         return pb.ModelReadyResponse(ready=ready)
 
     async def ServerMetadata(self, request: Any, context: Any) -> Any:
@@ -210,6 +210,9 @@ class Servicer:
             header.outputs.add(name=name, datatype=spec.datatype, shape=x.shape)
             message.raw.append(wire.raw(x.astype(wire.DTYPES[spec.datatype], copy=False)))
         return wire.write_response(message)
+
+    def _ready(self) -> bool:
+        return not self.draining and not self._batcher.vitals.problem()
 
     def _has(self, name: str, version: str) -> bool:
         return name == self.spec.name and version in ("", self.spec.version)

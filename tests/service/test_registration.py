@@ -11,7 +11,7 @@ from paddleseg_ext.cli import args as flags
 from paddleseg_ext.cli.registration import add_registration, registration
 from paddleseg_ext.errors import ConfigError
 from paddleseg_ext.service.client import ClientOptions, connector
-from paddleseg_ext.service.liveness import NetworkTeacher, OwnTeacher
+from paddleseg_ext.service.liveness import NetworkTeacher, NotServing, OwnTeacher
 from paddleseg_ext.service.registry import Registry, RegistryAway, StoreOptions
 from paddleseg_ext.service.server import ServerOptions, running
 from paddleseg_ext.service.spec import ModelSpec, TensorSpec
@@ -102,7 +102,7 @@ def test_redis_away_is_said_at_the_start():
         registration(parsed("--register", "--db_endpoints", f"127.0.0.1:{free_port()}"))
 
 
-def test_a_server_whose_loop_hangs_is_not_well():
+def test_a_server_whose_loop_or_model_hangs_is_not_well():
     async def hang():
         teacher = OwnTeacher(SPEC, asyncio.get_running_loop())
         assert await asyncio.to_thread(teacher.describe, 5) == SPEC
@@ -110,5 +110,8 @@ def test_a_server_whose_loop_hangs_is_not_well():
         time.sleep(0.4)  # in the loop's own thread
         with pytest.raises(TeacherUnavailable, match="double: the server's loop does not run"):
             await asked
+        teacher = OwnTeacher(SPEC, asyncio.get_running_loop(), lambda: "it hangs")
+        with pytest.raises(NotServing, match="double: it hangs"):
+            await asyncio.to_thread(teacher.describe, 5)
 
     asyncio.run(hang())
