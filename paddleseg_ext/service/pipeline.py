@@ -49,7 +49,8 @@ class Options:
     capacity: tasks that are held at most, from being read until they are taken: the bound on memory. ordered: whether they come
     in the order in which they were read, or as they are answered. timeout: seconds without any answer after which waiting
     ends. spec: what teachers must serve; None: the same as the first to be reached. begin: seconds to reach the first;
-    None: `timeout`. rates: counts what each teacher does. stopped: looked at while waiting, whether to give up.
+    None: `timeout`. rates: counts what each teacher does. stopped: looked at while waiting, whether to give up. usable: raises
+    ConfigError for a model that cannot be what teachers must serve; another may be reached.
     """
 
     capacity: int = 16
@@ -59,6 +60,7 @@ class Options:
     begin: float | None = None
     rates: Rates | None = None
     stopped: Callable[[], bool] = lambda: False
+    usable: Callable[[ModelSpec], object] = lambda spec: None
 
 
 class Pipeline:
@@ -84,6 +86,7 @@ class Pipeline:
 
         Raises:
             NoTeacherError: none was reached in time.
+            ConfigError: all that were reached serve what is of no use.
         """
         limit = self.options.timeout if self.options.begin is None else self.options.begin
         self._wait(lambda: self._engine.pool.described, limit)
@@ -207,7 +210,7 @@ class _Engine:
     def __init__(self, source: EndpointSource, connect: Connect, options: Options) -> None:
         self.source = source
         self.changed = threading.Condition()
-        self.pool = Pool(source, connect, options.spec, self._notify, options.rates)
+        self.pool = Pool(source, connect, options.spec, self._notify, options.rates, options.usable)
         self._loop = event_loop()
         self._work = self._loop.start(self.pool.run())
         self._work.add_done_callback(lambda _: self._notify())

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from paddleseg_ext.errors import ConfigError
 from paddleseg_ext.service.answers import Checks
 from paddleseg_ext.service.endpoints import Rates
 from paddleseg_ext.service.spec import ModelSpec
@@ -48,6 +49,7 @@ class Pool:
         spec: what they must serve; None: what the first one to answer serves.
         changed: called in the event loop whenever something has changed that somebody may wait for.
         rates: counts what each teacher does.
+        usable: raises ConfigError for a model that cannot be what all must serve.
     """
 
     def __init__(
@@ -57,11 +59,13 @@ class Pool:
         spec: ModelSpec | None,
         changed: Callable[[], None],
         rates: Rates | None = None,
+        usable: Callable[[ModelSpec], object] = lambda spec: None,
     ) -> None:
         self.source, self.connect, self.spec, self.changed = source, connect, spec, changed
         self.outputs: Sequence[str] = ()
         """What is wanted of them; settled before the first request."""
         self.rates = rates or Rates()
+        self.usable = usable
         self.described = False  # whether any teacher has been reached
         self.answers = 0
         self._teachers: dict[str, Teacher] = {}
@@ -228,14 +232,20 @@ class Pool:
         self.changed()
 
     async def _describe(self, teacher: Teacher) -> None:
-        """Make sure that it is there and serves the same as the others."""
+        """Make sure that it is there and serves the same as the others. Raises ConfigError where none serves what is of use."""
         again = bool(teacher.health.problem)
         try:
             spec = await teacher.describe()
-            self.spec = self.spec or spec  # that of the first of several that are asked at the same time
+            if self.spec is None:  # else of the first of several that are asked at the same time
+                self.usable(spec)
+                self.spec = spec
             teacher.must_serve(spec, self.spec)
         except (TeacherError, asyncio.TimeoutError) as error:
             self._failed(teacher, error, late=False)
+        except ConfigError as error:
+            self._failed(teacher, TeacherWrong(f"{teacher.endpoint}: {error}"), late=False)
+            if all(other.health.problem for other in self._teachers.values()):
+                raise
         else:
             teacher.health.described()
             teacher.ready, self.described = teacher.listed, True

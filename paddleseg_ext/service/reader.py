@@ -193,7 +193,10 @@ class DistillReader:
         settings, rates = self.settings, Rates()
         # Whether addresses are right at all shows at the first start; later, teachers may be away for longer.
         begin = self._begin if self._spec is None else None
-        options = Options(self._capacity, settings.ordered, settings.teacher_timeout, self._spec, begin, rates)
+        options = Options(
+            *(self._capacity, settings.ordered, settings.teacher_timeout, self._spec, begin, rates),
+            usable=self._layout,
+        )
         pipeline = Pipeline(self._open_source(rates), self._connect(), options)
         self._epochs.add(pipeline)
         return pipeline

@@ -1,5 +1,6 @@
 """DistillReader over teachers in memory: forms of readers, sizes, names, ends of epochs."""
 
+import asyncio
 import gc
 import itertools
 import threading
@@ -230,6 +231,25 @@ def test_the_model_of_the_first_epoch_is_that_of_later_ones(world):
     world.put("127.0.0.1:1", Teacher(spec=replace(world.teachers["127.0.0.1:1"].spec, name="other")))
     with pytest.raises(NoTeacherError, match="serves 'other', but the others 'double'"):
         list(train_reader())
+
+
+def test_a_model_that_is_of_no_use_is_not_what_all_must_serve_though_it_is_reached_first():
+    class Later(World):
+        def connect(self, endpoint):
+            connection = super().connect(endpoint)
+            describe = connection.describe
+
+            async def described(seconds):
+                await asyncio.sleep(0.1 if endpoint == "127.0.0.1:2" else 0)
+                return await describe(seconds)
+
+            connection.describe = described
+            return connection
+
+    other = Teacher(spec=replace(SPEC, inputs=(replace(SPEC.inputs[0], name="image", alias="image"),)))
+    world = Later({"127.0.0.1:1": other, "127.0.0.1:2": Teacher()})
+    assert len(list(reader(world).set_batch_generator(lambda: batches(40, 4))())) == 10
+    assert not other.asked
 
 
 def test_an_address_where_nobody_is_ends_the_epoch_at_its_start():
