@@ -48,8 +48,8 @@ class Connector(nn.Layer):
     """Maps a pair of features to the shape at which they are compared.
 
     The student's channels become the teacher's by a projection that trains with the student; its resolution becomes the
-    teacher's by bilinear resizing (align_corners=False). Tokens [N, L, C] of either side become a map; a class token is
-    dropped.
+    teacher's by bilinear resizing (align_corners=False). Tokens [N, L, C] of either side become a map first; a class token
+    is dropped. Vectors [N, D] stay as they are.
 
     Args:
         student, teacher: shapes of the features.
@@ -73,23 +73,27 @@ class Connector(nn.Layer):
     ) -> None:
         super().__init__()
         kind = component.type
-        # The shapes of what comes out, student's and teacher's.
-        self.shapes: tuple[Sequence[int], Sequence[int]] = (student, teacher)
         self.steps: list[str] = []
         self.projection: nn.Layer | None = None
         self.resized_to: tuple[int, int] | None = None
         self.grids = (None, None) if kind == "none" else (_grid(student, size), _grid(teacher, size))
-        fits = getattr(loss, "fits", Loss.fits)
-        if fits(student, teacher) and kind in ("auto", "none"):
-            self.grids = (None, None)
-            return
-        if kind == "none":
-            raise ValueError("shapes must be equal, or a connector chosen")
-        from_shape, to_shape = _as_map_shape(student, self.grids[0]), _as_map_shape(teacher, self.grids[1])
         for side, grid in zip(("student", "teacher"), self.grids, strict=True):
             if grid is not None:
                 self.steps.append(f"{side}'s tokens as {grid[0]}x{grid[1]}")
-        resized = (*from_shape[:2], *to_shape[2:])
+        from_shape, to_shape = _as_map_shape(student, self.grids[0]), _as_map_shape(teacher, self.grids[1])
+        _check_axes(loss, from_shape, to_shape)
+        # The shapes of what comes out, student's and teacher's.
+        self.shapes: tuple[Sequence[int], Sequence[int]] = (from_shape, to_shape)
+        fits = getattr(loss, "fits", Loss.fits)
+        if kind in KINDS and fits(from_shape, to_shape):
+            return
+        if kind == "none":
+            raise ValueError("shapes must be equal, or a connector chosen")
+        if len(from_shape) != 4 or len(to_shape) != 4:
+            raise ValueError(
+                "vectors [N, D] are compared with vectors of the same length alone, and without a projection"
+            )
+        resized = [*from_shape[:2], *to_shape[2:]]
         if kind != "auto" or not fits(resized, to_shape):
             kind = "conv1x1" if kind == "auto" else kind
             component = Component(kind, component.params, component.where)
@@ -97,13 +101,12 @@ class Connector(nn.Layer):
             registry.check_arguments(component, PROJECTIONS[kind])
             self.projection = registry.call(component, PROJECTIONS[kind], dict(component.params))
             self.steps.append(f"{kind} {from_shape[1]} to {to_shape[1]} channels")
-            from_shape = (from_shape[0], to_shape[1], *from_shape[2:])
+            from_shape = [from_shape[0], to_shape[1], *from_shape[2:]]
         if from_shape[2:] != to_shape[2:] and not fits(from_shape, to_shape):
             self.resized_to = (to_shape[2], to_shape[3])
             self.steps.append(f"resize to {to_shape[2]}x{to_shape[3]}")
-        channels = to_shape[1] if self.projection is not None else from_shape[1]
-        size_out = to_shape[2:] if self.resized_to is not None else from_shape[2:]
-        self.shapes = ((from_shape[0], channels, *size_out), to_shape)
+            from_shape = [*from_shape[:2], *to_shape[2:]]
+        self.shapes = (from_shape, to_shape)
 
     def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         student, teacher = _to_map(student, self.grids[0]), _to_map(teacher, self.grids[1])
@@ -164,11 +167,16 @@ def _grid(shape: Sequence[int], size: tuple[int, int]) -> tuple[int, int] | None
     raise ValueError(f"{shape[1]} tokens are no grid of a {size[0]}x{size[1]} image")
 
 
-def _as_map_shape(shape: Sequence[int], grid: tuple[int, int] | None) -> tuple[int, int, int, int]:
-    if grid is not None:
-        return shape[0], shape[2], *grid
-    rows, columns = shape[2:] if len(shape) == 4 else (1, 1)
-    return shape[0], shape[1], rows, columns
+def _as_map_shape(shape: Sequence[int], grid: tuple[int, int] | None) -> Sequence[int]:
+    return list(shape) if grid is None else [shape[0], shape[2], *grid]
+
+
+def _check_axes(loss: nn.Layer, *shapes: Sequence[int]) -> None:
+    """Raise ValueError where the loss would take an axis of these for another."""
+    for shape in shapes:
+        if len(shape) not in getattr(loss, "axes", Loss.axes):
+            hint = "; `connector: auto` makes them of tokens [N, L, C]" if len(shape) == 3 else ""
+            raise ValueError(f"{type(loss).__name__} compares maps [N, C, H, W]{hint}")
 
 
 def _to_map(x: Tensor, grid: tuple[int, int] | None) -> Tensor:

@@ -50,6 +50,8 @@ class AttnFDLoss(Loss):
     Source: Mansourian et al. 2024, arXiv 2403.05451 (whose code divides by the length over the whole batch). Usual weight 2.
     """
 
+    axes = (4,)
+
     def __init__(self, ignore_index: int = 255, reduction: int = 16) -> None:
         super().__init__(ignore_index)
         if reduction < 1:

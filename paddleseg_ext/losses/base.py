@@ -19,6 +19,8 @@ class Loss(nn.Layer):
     """
 
     features = 1  # how many features of each side one pair compares; above 1, `forward` takes lists of them
+    # How many axes its tensors may have: maps [N, C, H, W] and vectors [N, D]. Tokens [N, L, C] are made maps by a connector.
+    axes: tuple[int, ...] = (2, 4)
 
     def __init__(self, ignore_index: int = 255) -> None:
         super().__init__()
@@ -30,7 +32,7 @@ class Loss(nn.Layer):
 
     @staticmethod
     def fits(student: Sequence[int], teacher: Sequence[int]) -> bool:
-        """Whether tensors of these shapes can be compared: here, equal ones."""
+        """Whether tensors of these shapes, of `axes`, can be compared: here, equal ones."""
         return list(student) == list(teacher)
 
     def prepare(self, student: Sequence[int], teacher: Sequence[int]) -> None:

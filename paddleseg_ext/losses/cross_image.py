@@ -87,6 +87,8 @@ class CIRKDLoss(Loss):
     Source: Yang et al. 2022, arXiv 2204.06986 (whose code fills the pixel memory of a class with other pixels).
     """
 
+    axes = (4,)
+
     def __init__(
         self,
         num_classes: int,

@@ -22,10 +22,13 @@ class SegChannelwiseLoss(Loss):
         compat: 'paddleslim' for the definition that PaddleSeg's tutorial used (softmax over W alone, mean over all
             elements, no t^2, labels not used), where a weight found with that one is to be kept. Default None.
 
-    Shape: student and teacher [N, C, H, W]; tensors of another rank are taken as [N, C, 1, rest], a [N, D] one as one channel.
+    Shape: student and teacher [N, C, H, W]; without a connector, [N, C, D] is taken as [N, C, 1, D] and [N, D] as one channel, of
+        which all counts.
     Raises: ConfigError where temperature is not positive or compat is unknown.
     Source: Shu et al. 2021, arXiv 2011.13256.
     """
+
+    axes = (2, 3, 4)
 
     def __init__(self, ignore_index: int = 255, temperature: float | None = None, compat: str | None = None) -> None:
         super().__init__(ignore_index)
@@ -61,6 +64,8 @@ class HintLoss(Loss):
     Source: Romero et al. 2015, arXiv 1412.6550. Usual weight 10.
     """
 
+    axes = (2, 3, 4)
+
     def __init__(self, ignore_index: int = 255, norm: str = "mse") -> None:
         super().__init__(ignore_index)
         if norm not in ("mse", "l1", "smooth_l1"):
@@ -83,6 +88,8 @@ class NormalizedFeatureLoss(Loss):
     Shape: student and teacher [N, C, H, W]; label int64 [N, H', W'].
     """
 
+    axes = (2, 3, 4)
+
     def forward(self, student: Tensor, teacher: Tensor, label: Tensor | None = None) -> Tensor:
         mask = self.mask(student, label)
         return F.normalized_feature_distance(as_map(student), as_map(teacher), mask)
@@ -104,6 +111,8 @@ class MGDLoss(Loss):
     Raises: ConfigError where mask_ratio is not within 0 to 1 or compat is unknown.
     Source: Yang et al. 2022, arXiv 2205.01529.
     """
+
+    axes = (4,)
 
     def __init__(self, ignore_index: int = 255, mask_ratio: float = 0.75, compat: str | None = None) -> None:
         super().__init__(ignore_index)

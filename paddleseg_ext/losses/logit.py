@@ -101,6 +101,8 @@ class DKDLoss(Loss):
     Source: Zhao et al. 2022, arXiv 2203.08679.
     """
 
+    axes = (4,)
+
     def __init__(
         self, ignore_index: int = 255, alpha: float = 1.0, beta: float = 0.5, temperature: float = 1.0
     ) -> None:
@@ -127,6 +129,8 @@ class BPKDLoss(Loss):
     Raises: ConfigError where temperature or radius is not positive; ValueError without a label.
     Source: Liu et al. 2023, arXiv 2306.08075.
     """
+
+    axes = (4,)
 
     def __init__(
         self,

@@ -57,6 +57,8 @@ class IFVDLoss(AnyChannels):
     Source: Wang et al. 2020, "Intra-class Feature Variation Distillation for Semantic Segmentation", ECCV. Usual weight 20.
     """
 
+    axes = (4,)
+
     def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
         super().__init__(ignore_index)
         self.num_classes = int(positive("IFVDLoss: num_classes", num_classes))
@@ -81,6 +83,7 @@ class RKDLoss(Loss):
     Source: Park et al. 2019, arXiv 1904.05068.
     """
 
+    axes = (2, 3, 4)
     images = 3  # of a batch, at least
 
     @staticmethod

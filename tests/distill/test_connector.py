@@ -8,6 +8,7 @@ from nets import loss
 from paddleseg_ext.config import Component
 from paddleseg_ext.distill.connector import build_connector
 from paddleseg_ext.errors import ConfigError
+from paddleseg_ext.losses import DISTILLATION
 
 CHANNEL, RELATION, IMAGES = loss("SegChannelwiseLoss"), loss("SegPairWiseLoss"), loss("RKDLoss")
 
@@ -62,11 +63,60 @@ def test_a_chosen_connector_projects_even_where_shapes_agree(kind, count):
 
 def test_tokens_become_the_map_that_they_were():
     feature = paddle.rand([2, 5, 8, 12])
-    tokens = feature.flatten(2).transpose([0, 2, 1])
+    tokens = as_tokens(feature)
     with_class_token = paddle.concat([paddle.zeros([2, 1, 5]), tokens], axis=1)
     for x in (tokens, with_class_token):
         student, teacher = build(x.shape, feature.shape)(x, feature)
         assert np.array_equal(student.numpy(), teacher.numpy())
+
+
+def as_tokens(feature):
+    return feature.flatten(2).transpose([0, 2, 1])
+
+
+def value(criterion, student, teacher, label):
+    """Of what compares one feature or two of a side, with the same random numbers each time."""
+    paddle.seed(0)
+    connector = build(student.shape, teacher.shape, criterion=criterion)
+    criterion.prepare(*connector.shapes)
+    student, teacher = connector(student, teacher)
+    many = [student, 2 * student], [teacher, teacher + 1]
+    return float(criterion(*(many if criterion.features == 2 else (student, teacher)), label))
+
+
+@pytest.mark.parametrize("name", [cls.__name__ for cls in DISTILLATION])
+@pytest.mark.parametrize("size", [(8, 12), (4, 6)])
+def test_every_loss_has_the_same_value_of_tokens_as_of_the_map_that_they_are(name, size):
+    paddle.seed(1)
+    student, teacher = paddle.randn([3, 6, *size]), paddle.randn([3, 6, 8, 12])
+    label = paddle.randint(0, 4, [3, 64, 96])
+    label[:, :32] = 255
+    wanted = value(loss(name), student, teacher, label)
+    assert wanted > 0
+    for tokens in ((as_tokens(student), as_tokens(teacher)), (as_tokens(student), teacher)):
+        assert value(loss(name), *tokens, label) == wanted
+
+
+@pytest.mark.parametrize("name", [cls.__name__ for cls in DISTILLATION])
+def test_without_a_connector_tokens_are_refused_where_an_axis_would_be_taken_for_another(name):
+    able = name in ("SegChannelwiseLoss", "HintLoss", "NormalizedFeatureLoss", "RKDLoss")
+    shapes = [3, 96, 6], [3, 96, 6]
+    if able:
+        assert build(*shapes, "none", loss(name)).describe() == "none"
+        return
+    with pytest.raises(
+        ValueError, match=rf"{name} compares maps \[N, C, H, W\]; `connector: auto` makes them of tokens"
+    ):
+        build(*shapes, "none", loss(name))
+
+
+def test_vectors_are_compared_as_they_are():
+    assert build([2, 6], [2, 6]).shapes == ([2, 6], [2, 6])
+    with pytest.raises(ValueError, match="MGDLoss compares maps"):
+        build([2, 6], [2, 6], criterion=loss("MGDLoss"))
+    for shapes in (([2, 6], [2, 9]), ([2, 6, 8, 12], [2, 6])):
+        with pytest.raises(ValueError, match="vectors .* of the same length alone"):
+            build(*shapes)
 
 
 def test_crops_of_another_size_are_resized_to_what_the_teacher_has():
