@@ -43,19 +43,24 @@ class Pair:
         if weight == 0:
             return paddle.zeros([])
         if isinstance(self.student, int) and isinstance(self.teacher, int):
-            return weight * self._between_outputs(outputs[self.student], taught.logits[self.teacher], batch)
-        students = [features[name] for name in names(self.student)]
-        teachers = [taught.features[name] for name in names(self.teacher)]
+            students, teachers = [outputs[self.student]], [taught.logits[self.teacher]]
+        else:
+            students = [features[name] for name in names(self.student)]
+            teachers = [taught.features[name] for name in names(self.teacher)]
         if self.connectors:
             joined = [join(*both) for join, *both in zip(self.connectors, students, teachers, strict=True)]
             students, teachers = [s for s, _ in joined], [t for _, t in joined]
-        if isinstance(self.student, tuple):
-            return weight * self.loss(students, teachers, batch.labels)
-        return weight * self.loss(students[0], teachers[0], batch.labels)
+        # Mixed precision would compute matrix products and sums of losses in half precision, where they overflow.
+        with paddle.amp.auto_cast(enable=False):
+            students, teachers = ([x.astype("float32") for x in side] for side in (students, teachers))
+            if isinstance(self.student, int):
+                return weight * self._between_outputs(students[0], teachers[0], batch.labels)
+            if isinstance(self.student, tuple):
+                return weight * self.loss(students, teachers, batch.labels)
+            return weight * self.loss(students[0], teachers[0], batch.labels)
 
-    def _between_outputs(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+    def _between_outputs(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         """At the finer of the two resolutions, so that nothing of what the teacher says is lost, or at the labels'."""
-        labels = batch.labels
         if self.class_map is not None:
             student, teacher = self.class_map.student(student), self.class_map.teacher(teacher)
             labels = self.class_map.labels(labels)

@@ -70,7 +70,6 @@ class AttnFDLoss(Loss):
     def forward(self, student: Tensor, teacher: Tensor, label: Tensor | None = None) -> Tensor:
         assert self.student_attention is not None and self.teacher_attention is not None, "prepare() comes first"
         mask = self.mask(student, label)
-        with paddle.amp.auto_cast(enable=False):
-            refined = self.student_attention(student, mask)
-            wanted = self.teacher_attention(teacher.detach(), mask)
+        refined = self.student_attention(student, mask)
+        wanted = self.teacher_attention(teacher.detach(), mask)
         return F.unit_distance(refined, wanted, mask)

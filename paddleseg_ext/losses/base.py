@@ -12,7 +12,7 @@ from paddleseg_ext.types import UNLABELLED
 
 
 class Loss(nn.Layer):
-    """A scalar float32, unweighted loss between a student's and a teacher's tensor.
+    """A scalar float32, unweighted loss between a student's and a teacher's tensor, called outside mixed precision.
 
     Args:
         ignore_index: label value of the pixels that count nowhere. Default 255.

@@ -127,18 +127,17 @@ class CIRKDLoss(Loss):
         y, mask = self.labels(student, label)
         valid = mask.flatten(1)
         chosen, counts = random_positions(valid, self.samples)
-        with paddle.amp.auto_cast(enable=False):
-            a_s, a_t = (unit_pixels(x, chosen, counts) for x in (student, teacher.detach()))
-            loss = paddle.zeros([])
-            if self.batch > 0:
-                loss = self.batch * batch_similarity_kl(a_s, a_t, counts, self.temperature)
-            for queue, weight in ((self.pixels, self.pixel), (self.regions, self.region)):
-                if weight > 0:
-                    vectors, exist = queue.sample(self.contrast)
-                    ours, theirs = (paddle.matmul(a, vectors, transpose_y=True) / self.temperature for a in (a_s, a_t))
-                    loss = loss + weight * F.masked_kl(ours, theirs, exist, counts)
-            if self.training:
-                self._remember(F.clean(teacher, mask), y.flatten(1), valid)
+        a_s, a_t = (unit_pixels(x, chosen, counts) for x in (student, teacher.detach()))
+        loss = paddle.zeros([])
+        if self.batch > 0:
+            loss = self.batch * batch_similarity_kl(a_s, a_t, counts, self.temperature)
+        for queue, weight in ((self.pixels, self.pixel), (self.regions, self.region)):
+            if weight > 0:
+                vectors, exist = queue.sample(self.contrast)
+                ours, theirs = (paddle.matmul(a, vectors, transpose_y=True) / self.temperature for a in (a_s, a_t))
+                loss = loss + weight * F.masked_kl(ours, theirs, exist, counts)
+        if self.training:
+            self._remember(F.clean(teacher, mask), y.flatten(1), valid)
         return loss
 
     @paddle.no_grad()

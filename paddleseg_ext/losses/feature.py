@@ -133,8 +133,7 @@ class MGDLoss(Loss):
         assert self.generation is not None, "prepare() comes first"
         mask = self.mask(student, label)
         seen = paddle.rand([student.shape[0], 1, *student.shape[2:]]) >= self.mask_ratio
-        with paddle.amp.auto_cast(enable=False):
-            generated = self.generation(F.clean(F.clean(student, mask), seen))
+        generated = self.generation(F.clean(F.clean(student, mask), seen))
         loss = F.feature_distance(generated, teacher, mask, "mse")
         if self.compat is None:
             return loss

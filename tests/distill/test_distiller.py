@@ -9,10 +9,11 @@ from nets import Net, TutorialModel, adaptor, batch, loss, task_loss
 
 from paddleseg_ext.config import Component
 from paddleseg_ext.distill.connector import Connector
-from paddleseg_ext.distill.distiller import Distiller, Pair
+from paddleseg_ext.distill.distiller import Distiller, Pair, names
 from paddleseg_ext.distill.recorder import Recorder, no_features
 from paddleseg_ext.losses.functional import resize
 from paddleseg_ext.teachers import ModelTeacher
+from paddleseg_ext.types import TeacherOutputs
 
 
 @pytest.fixture
@@ -124,6 +125,42 @@ def test_connectors_train_with_the_student_and_are_no_part_of_it(models):
     assert connector.projection[0].weight.grad is not None
     assert {id(p) for p in step.parameters()} == {id(p) for p in (*student.parameters(), *connector.parameters())}
     assert not [name for name in student.state_dict() if "projection" in name]
+
+
+@pytest.fixture
+def mixed_precision():
+    """The state that auto_cast sets on a GPU; on a CPU it sets none."""
+    attributes = paddle.base.core._get_amp_attrs()
+    before = attributes._amp_level, attributes._amp_dtype
+    attributes._amp_level, attributes._amp_dtype = paddle.base.core.AmpLevel.O1, "float16"
+    yield attributes
+    attributes._amp_level, attributes._amp_dtype = before
+
+
+@pytest.mark.parametrize("key", [0, "stem", ("stem", "stem")])
+def test_losses_are_computed_in_float32_and_connectors_under_mixed_precision(mixed_precision, key):
+    seen = {}
+
+    def state(*tensors):
+        return mixed_precision._amp_level, {x.dtype for x in tensors}
+
+    class Spy(paddle.nn.Layer):
+        def forward(self, students, teachers, label):
+            seen["loss"] = state(*([*students, *teachers] if isinstance(students, list) else [students, teachers]))
+            return paddle.zeros([])
+
+    class Connector(paddle.nn.Layer):
+        def forward(self, student, teacher):
+            seen["connector"] = state(student, teacher)
+            return student, teacher
+
+    tensor = paddle.ones([2, 4, 8, 8], "float16")
+    connectors = () if key == 0 else [Connector() for _ in names(key)]
+    pair = Pair("pair", key, key, Spy(), 1.0, connectors)
+    pair([tensor], {"stem": tensor}, TeacherOutputs([tensor], {"stem": tensor}), batch())
+    assert seen["loss"] == (paddle.base.core.AmpLevel.O0, {paddle.float32})
+    assert key == 0 or seen["connector"] == (paddle.base.core.AmpLevel.O1, {paddle.float16})
+    assert mixed_precision._amp_level == paddle.base.core.AmpLevel.O1
 
 
 def test_a_loss_whose_time_has_not_come_is_not_computed(models):
