@@ -14,7 +14,7 @@ _NEGLIGIBLE, _DROWNING = 0.001, 0.999
 
 @dataclass(frozen=True)
 class TermShare:
-    """One loss: its share of the total, and of the sum of the terms' gradient norms on the student's parameters."""
+    """One loss that moves the student: its share of their sum, and of the sum of their gradient norms on its parameters."""
 
     name: str
     loss: float
@@ -36,20 +36,22 @@ class TermShare:
 
 
 def term_shares(step: nn.Layer, student: nn.Layer, batch: Batch) -> list[TermShare]:
-    """Every loss that counts at this batch's iteration, by one forward and a backward for each.
+    """Every loss that counts for the student at this batch's iteration, by one forward and a backward for each.
 
-    The step's weights, gradients and running statistics stay as they are.
+    What does not depend on the student, such as the losses of a teacher that learns too, is left out. The step's weights, gradients and running statistics stay as they are.
     """
     parameters = [p for p in student.parameters() if not p.stop_gradient]
     with kept_statistics(step):
         losses = {name: loss for name, loss in step(batch).losses.items() if not loss.stop_gradient}
-        norms = {name: _gradient_norm(loss, parameters) for name, loss in losses.items()}
-    values = {name: abs(float(loss)) for name, loss in losses.items()}
+        found = {name: _gradient_norm(loss, parameters) for name, loss in losses.items()}
+    norms = {name: norm for name, norm in found.items() if norm is not None}
+    values = {name: abs(float(losses[name])) for name in norms}
     total, total_norm = sum(values.values()) or 1.0, sum(norms.values()) or 1.0
-    return [TermShare(name, values[name] / total, norms[name] / total_norm) for name in losses]
+    return [TermShare(name, values[name] / total, norms[name] / total_norm) for name in norms]
 
 
-def _gradient_norm(loss: paddle.Tensor, parameters: Sequence[paddle.Tensor]) -> float:
+def _gradient_norm(loss: paddle.Tensor, parameters: Sequence[paddle.Tensor]) -> float | None:
+    """None where the loss does not depend on the parameters."""
     gradients = paddle.grad(loss, list(parameters), retain_graph=True, allow_unused=True)
     squares = [g.astype("float32").square().sum() for g in gradients if g is not None]
-    return float(paddle.add_n(squares).sqrt()) if squares else 0.0
+    return float(paddle.add_n(squares).sqrt()) if squares else None

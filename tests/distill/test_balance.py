@@ -8,7 +8,7 @@ from nets import Net, batch, loss, task_loss
 from paddleseg_ext.distill.balance import term_shares
 from paddleseg_ext.distill.distiller import Distiller, Pair
 from paddleseg_ext.distill.recorder import no_features
-from paddleseg_ext.teachers import ModelTeacher
+from paddleseg_ext.teachers import ModelTeacher, PeerTeacher
 
 
 @pytest.fixture
@@ -64,3 +64,14 @@ def test_a_weight_that_is_far_too_small_or_too_large_is_warned_of(models):
 def test_a_loss_whose_time_has_not_come_is_left_out(models):
     pair = Pair("kd", 0, 0, loss(), 3.0, schedule=lambda i: 0.0)
     assert [s.name for s in term_shares(distiller(*models, pair), models[0], batch())] == ["Resized"]
+
+
+def test_losses_of_a_teacher_that_learns_too_have_no_share_of_what_moves_the_student(models):
+    student, teacher = models
+    pair, sample = Pair("kd", 0, 0, loss("DMLLoss"), 3.0), batch()
+    peer = PeerTeacher(teacher, no_features(teacher), task_loss(teacher))
+    step = Distiller(student, no_features(student), peer, task_loss(student), [pair])
+    assert "teacher/Resized" in step(sample).losses
+    shares = term_shares(step, student, sample)
+    assert [s.name for s in shares] == ["Resized", "kd"] and not any(s.warning for s in shares)
+    assert sum(s.loss for s in shares) == pytest.approx(1) and sum(s.gradient for s in shares) == pytest.approx(1)
