@@ -1,11 +1,15 @@
 """One contract for every distillation loss, and each one's formula written out in NumPy float64."""
 
+import re
 import time
+from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
 from formulas import CASES, IGNORED, channelwise, softmax
+
+from paddleseg.cvlibs import manager
 
 from paddleseg_ext import registry
 from paddleseg_ext.config import Component
@@ -18,6 +22,7 @@ from paddleseg_ext.types import UNLABELLED
 NEEDS_LABELS = ("DKDLoss", "BPKDLoss", "IFVDLoss")
 USES_LABELS = [name for name in CASES if "tutorial" not in name]
 CLASSES = 3
+PAGE = Path(__file__).resolve().parents[2] / "docs/losses.md"
 
 
 def make(name):
@@ -265,6 +270,28 @@ def test_unlabelled_pixels_count_but_for_losses_by_class(name):
     if name.split()[0] in NEEDS_LABELS:
         alone, *_ = run(loss, student, teacher, np.where(label == UNLABELLED, IGNORED, label))
         assert value.numpy().tobytes() == alone.numpy().tobytes()
+
+
+def test_the_loss_that_the_docs_write_keeps_the_contract():
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    written = {}
+    try:
+        exec(code, written)
+        loss = build_distill_loss(Component("CosineLoss", {}, "test"), IGNORED, CLASSES)
+    finally:
+        manager.LOSSES.components_dict.pop("CosineLoss", None)
+    student, teacher, label = example()
+    value, gradient, of_teacher = run(loss, student, teacher, label)
+    s, t = (np.moveaxis(x.astype("float64"), 1, -1)[label != IGNORED] for x in (student, teacher))
+    wanted = 1 - ((s * t).sum(1) / np.linalg.norm(s, axis=1) / np.linalg.norm(t, axis=1)).mean()
+    np.testing.assert_allclose(value.numpy(), wanted, rtol=1e-5)
+    assert value.dtype == paddle.float32 and of_teacher is None
+    ignored = np.broadcast_to((label == IGNORED)[:, None], student.shape)
+    other, other_gradient, _ = run(loss, *(np.where(ignored, np.float32(np.inf), x) for x in (student, teacher)), label)
+    assert value.numpy().tobytes() == other.numpy().tobytes() and gradient.tobytes() == other_gradient.tobytes()
+    nothing, gradient, _ = run(loss, student, teacher, np.full_like(label, IGNORED))
+    assert float(nothing) == 0 and not gradient.any()
+    assert loss(*(paddle.to_tensor(x).astype("float16") for x in (student, teacher))).dtype == paddle.float32
 
 
 def test_relations_of_images_need_three_of_them():
