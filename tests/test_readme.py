@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from paddleseg_ext.data.fundus import write_fundus
+from paddleseg_ext.distill.user_file import load_user_file
 
 ROOT = Path(__file__).resolve().parents[1]
 READMES = [ROOT / "README.md", ROOT / "README_cn.md"]
@@ -45,15 +46,35 @@ def test_every_make_target_named_exists():
     assert [target for target in named if not re.search(rf"^{target}:", makefile, re.MULTILINE)] == []
 
 
-def test_the_example_distill_config_is_what_the_loader_reads(tmp_path):
-    code = re.search(r"```python\n(.*?)```", READMES[0].read_text(), re.DOTALL)[1]
-    (tmp_path / "mine.py").write_text(code)
-    from paddleseg_ext.distill.user_file import load_user_file
+def example(readme, language):
+    """The one block of this language."""
+    (code,) = re.findall(rf"```{language}\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
+    return code
 
-    user = load_user_file(str(tmp_path / "mine.py"))
-    assert [(p.student, p.teacher, p.loss.type, p.weight) for p in user.pairs] == [
-        ("hidden_0", "hidden_0", "SegChannelwiseLoss", 50.0)
-    ]
+
+def test_the_shipped_distill_config_without_its_comment_signs_is_the_readmes_example(tmp_path):
+    shipped = (ROOT / "slim/distill/distill_config.py").read_text()
+    uncommented = re.sub(
+        r"^( *)# (?=mapping_layers\[\"hidden_0|return| {2,}|[\]{}])", r"\1", shipped, flags=re.MULTILINE
+    )
+    read = []
+    for name, code in (
+        ("shipped", uncommented),
+        *((f"readme_{i}", example(r, "python")) for i, r in enumerate(READMES)),
+    ):
+        (tmp_path / f"{name}.py").write_text(code)
+        user = load_user_file(str(tmp_path / f"{name}.py"))
+        layers = [kind(None).mapping_layers() for kind in (user.student_adaptor, user.teacher_adaptor)]
+        read.append((layers, [(p.student, p.teacher, p.loss.type, p.weight, p.connector.type) for p in user.pairs]))
+    layers = [{"hidden_0": "backbone.bb_3_1"}, {"hidden_0": "backbone.bb_3_2"}]
+    assert read == [(layers, [("hidden_0", "hidden_0", "SegChannelwiseLoss", 50.0, "auto")])] * 3
+    assert example(READMES[0], "yaml") == example(READMES[1], "yaml")
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*/*_student.yml")), ids=lambda p: p.name)
+def test_a_students_file_distils_from_a_teacher_that_was_trained(config):
+    head = config.read_text(encoding="utf-8").split("distill_train.py")[1].split("--save_dir")[0]
+    assert "--teacher_opts model.pretrained=output/" in head
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +114,20 @@ def test_the_tutorial_runs_word_for_word_teacher_student_and_distillation(traine
         assert (save_dir / "pictures").is_dir()
     assert re.search(r"\[TEACHER\] mIoU 0\.\d{4}", text)
     assert "distill/KLLoss" in text
+
+
+def test_the_examples_of_internal_tensors_train_the_tutorials_student(trained):
+    folder, _ = trained
+    command = tutorial(READMES[0])[2]
+    student = command[command.index("--student_config") + 1]
+    (folder / "mine.py").write_text(example(READMES[0], "python"))
+    (folder / "mine.yml").write_text(f"_base_: {student}\n" + example(READMES[0], "yaml"))
+    changed = ["mine.yml" if word == student else word for word in command]
+    text = run(
+        folder, [sys.executable, *changed[1:-1], "output/tensors", "--distill_config", "mine.py", *SMALL, RANDOM]
+    )
+    for pair in ("hidden_0", "backbone.bb_3_1"):
+        assert re.search(rf"distill/SegChannelwiseLoss_{pair}: .*conv1x1 512 to 2048 channels, weight 50", text)
 
 
 def test_the_tutorial_in_docs_goes_on_from_there_to_a_report_and_an_export(trained):

@@ -38,7 +38,8 @@ class TermShare:
 def term_shares(step: nn.Layer, student: nn.Layer, batch: Batch) -> list[TermShare]:
     """Every loss that counts for the student at this batch's iteration, by one forward and a backward for each.
 
-    What does not depend on the student, such as the losses of a teacher that learns too, is left out. The step's weights, gradients and running statistics stay as they are.
+    What does not depend on the student, such as the losses of a teacher that learns too, is left out. The step's weights,
+    gradients and running statistics stay as they are.
     """
     parameters = [p for p in student.parameters() if not p.stop_gradient]
     with kept_statistics(step):

@@ -9,8 +9,8 @@ def prepare_distill_adaptor():
     class StudentAdaptor(AdaptorBase):
         def mapping_layers(self):
             mapping_layers = {}
-            # The output of a layer, by the layer's name:
-            # mapping_layers["hidden_0"] = "backbone.conv1"
+            # The output of a layer, by the layer's name (here of the tutorial's models; paddleseg_ext.cli.inspect shows yours):
+            # mapping_layers["hidden_0"] = "backbone.bb_3_1"
             if self.add_tensor:
                 # A tensor that the model's forward keeps as an attribute of itself:
                 # mapping_layers["hidden_1"] = self.model.reshape_out
@@ -20,7 +20,7 @@ def prepare_distill_adaptor():
     class TeacherAdaptor(AdaptorBase):
         def mapping_layers(self):
             mapping_layers = {}
-            # mapping_layers["hidden_0"] = "backbone.conv1"
+            # mapping_layers["hidden_0"] = "backbone.bb_3_2"
             if self.add_tensor:
                 # mapping_layers["hidden_1"] = self.model.reshape_out
                 pass
@@ -37,7 +37,8 @@ def prepare_distill_config():
     #         "s_feature_idx": 0,
     #         "t_feature_idx": 0,
     #         "loss_function": "SegChannelwiseLoss",
-    #         "weight": 1.0,
+    #         "weight": 50.0,
+    #         "connector": "auto",
     #     }
     # ]
     return []

@@ -8,7 +8,6 @@ import numpy as np
 import paddle
 import pytest
 from formulas import CASES, IGNORED, channelwise, softmax
-
 from paddleseg.cvlibs import manager
 
 from paddleseg_ext import registry
