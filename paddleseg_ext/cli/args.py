@@ -22,7 +22,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         "--accumulate",
         type=positive,
         default=1,
-        help="batches whose gradients are averaged for one update, as one batch so many times as large",
+        help="batches whose gradients are averaged for one update; each normalises and compares by itself",
     )
     add("--recompute", action="store_true", help="keep fewer activations of what is trained: less memory, more time")
     add("--learning_rate", type=float, help="start of the schedule; default: the file's")
@@ -125,7 +125,10 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     add_where(parser)
     add = parser.add_argument
     add(
-        "--precision", choices=("fp32", "fp16", "bf16"), default="fp32", help="fp16 and bf16: automatic mixed precision"
+        "--precision",
+        choices=("fp32", "fp16", "bf16"),
+        default="fp32",
+        help="fp16 and bf16: automatic mixed precision; bf16 changes nothing on a CPU",
     )
     add(
         "--opts",

@@ -123,4 +123,4 @@ def seed_everything(*entropy: int) -> None:
 def check_precision(precision: str, device: str) -> None:
     """Raise ConfigError where the device cannot train at this precision."""
     if precision == "fp16" and device == "cpu":
-        raise ConfigError("--precision fp16 needs a GPU; on a CPU use bf16 or fp32")
+        raise ConfigError("--precision fp16 needs a GPU; a CPU trains in fp32")

@@ -182,7 +182,7 @@ def test_a_save_dir_that_cannot_be_written_to(world, fails):
 
 
 def test_fp16_on_a_cpu(fails):
-    assert "--precision fp16 needs a GPU" in fails(TRAIN, precision="fp16")
+    assert "--precision fp16 needs a GPU; a CPU trains in fp32" in fails(TRAIN, precision="fp16")
 
 
 def test_a_batch_larger_than_the_data(fails):

@@ -19,7 +19,8 @@ class Step(nn.Layer):
     def forward(self, batch):
         self.sizes.append(batch.images.shape[0])
         logits = self.net(batch.images)
-        loss = nn.functional.cross_entropy(logits.transpose([0, 2, 3, 1]), batch.labels.unsqueeze(-1))
+        labels = batch.labels.unsqueeze(-1)
+        loss = nn.functional.cross_entropy(logits.transpose([0, 2, 3, 1]), labels, ignore_index=255)
         return StepOutput([logits.detach()], {"first": loss, "second": 0.1 * logits.square().mean()})
 
 
@@ -31,10 +32,13 @@ def batches(count, images=4):
         yield Batch(pixels, labels, tuple(f"{i}_{n}" for n in range(images)), {"edge": labels}, i)
 
 
-def trained(accumulate, start=0, step=None, optimizer=None, iters=4):
+def trained(accumulate, start=0, step=None, optimizer=None, iters=4, ignored=()):
     step = step or Step()
     optimizer = optimizer or paddle.optimizer.Momentum(0.1, parameters=step.parameters())
     loader = list(batches(iters))[start:]
+    for batch in loader:
+        for image in ignored:
+            batch.labels[image, 1:] = 255
     progress = Trainer(accumulate=accumulate).run(step, loader, optimizer, [], iters, start)
     return step, progress, optimizer
 
@@ -48,6 +52,13 @@ def test_an_update_by_parts_is_that_of_the_whole_batch():
             np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-4, atol=1e-6)
         for name, loss in first.output.losses.items():  # the log shows the whole batch's
             assert float(progress.output.losses[name]) == pytest.approx(float(loss), rel=1e-4)
+
+
+def test_parts_count_alike_however_many_valid_pixels_they_have():
+    """So that by parts an update is that of the whole where all have equally many, as docs/training.md says."""
+    for ignored, same in (((0, 2), True), ((0, 1), False)):
+        whole, parts = (trained(n, iters=1, ignored=ignored)[1].output.losses["first"] for n in (1, 2))
+        assert (float(whole) == pytest.approx(float(parts), rel=1e-4)) == same
 
 
 def test_a_run_that_is_cut_goes_on_to_the_same_bits():
