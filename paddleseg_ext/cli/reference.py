@@ -11,7 +11,7 @@ from typing import Any
 
 from paddleseg_ext import registry
 from paddleseg_ext.cli import args as flags
-from paddleseg_ext.cli.reference_text import SECTIONS, Section
+from paddleseg_ext.cli.reference_text import DERIVED, SECTIONS, Section
 from paddleseg_ext.cli.screen import user_errors
 from paddleseg_ext.config import Component
 from paddleseg_ext.distill.connector import PROJECTIONS
@@ -70,8 +70,8 @@ def _components(title: str, where: str, made: dict[str, Any]) -> str:
     lines = [f"## {title}", "", f"Types for {where}.", "", "| type | arguments and defaults |", "| --- | --- |"]
     for name in sorted(made):
         parameters = inspect.signature(made[name]).parameters.values()
-        shown = [f"`{p.name}` {_said(p.default)}" for p in parameters if p.name not in _GIVEN]
-        lines.append(f"| `{name}` | {', '.join(shown) or 'none'} |")
+        defaults = {p.name: DERIVED.get((name, p.name), _said(p.default)) for p in parameters if p.name not in _GIVEN}
+        lines.append(f"| `{name}` | {', '.join(f'`{key}` {value}' for key, value in defaults.items()) or 'none'} |")
     return "\n".join(lines) + "\n"
 
 

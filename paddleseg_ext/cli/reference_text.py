@@ -35,6 +35,12 @@ _CLASS_MAP = (
     "which classes are the same; the others are left out",
 )
 
+# Defaults that follow from something else, by component and argument; their signatures say None.
+DERIVED = {
+    ("SegChannelwiseLoss", "temperature"): "4, with `compat` 1",
+    ("mlp", "hidden"): "the teacher's channels",
+}
+
 SECTIONS = (
     Section(
         "",

@@ -12,6 +12,7 @@ from paddleseg_ext.cli.reference_text import SECTIONS
 from paddleseg_ext.config import parse, values
 from paddleseg_ext.config.yaml_file import dotted
 from paddleseg_ext.distill import user_file
+from paddleseg_ext.losses import SegChannelwiseLoss
 from tests.cli.conftest import World
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/configuration.md"
@@ -59,4 +60,6 @@ def test_the_page_gives_the_defaults_that_the_classes_have():
     page = PAGE.read_text(encoding="utf-8")
     assert "| `max_error` | 0 to 1 | 0.05 |" in page and "| `scales` | list of numbers | [1] |" in page
     assert "| `HintLoss` | `norm` `mse` |" in page and "| `KLLoss` | `temperature` 1 |" in page
-    assert "| `mlp` | `hidden` none |" in page
+    assert "| `mlp` | `hidden` the teacher's channels |" in page
+    assert "| `SegChannelwiseLoss` | `temperature` 4, with `compat` 1, `compat` none |" in page
+    assert [SegChannelwiseLoss(compat=compat).temperature for compat in (None, "paddleslim")] == [4, 1]
