@@ -80,7 +80,8 @@ class HintLoss(Loss):
 class NormalizedFeatureLoss(Loss):
     """Mean over valid pixels and channels of (z_S - z_T)^2, z each channel's map of each image, standardised over valid pixels.
 
-    Neither the scale nor the offset of a channel counts. Usual weight 1.
+    Neither the offset of a channel counts nor, while its variance is well above 1e-5 (instance norm's epsilon), its scale. Usual
+    weight 1.
 
     Args:
         ignore_index: label value of the pixels left out. Default 255.

@@ -175,15 +175,15 @@ def masked_kl(student: Tensor, teacher: Tensor, exist: Tensor, counts: Tensor) -
     return (divergence(student, teacher, -1) * counts).sum() / counts.sum().clip(min=1.0)
 
 
-def standardized(x: Tensor, axis: int | list[int], mask: Tensor | None = None) -> Tensor:
-    """(x - mean) / standard deviation over `axis`, both over the mask alone (0 outside it), by 1/n."""
+def standardized(x: Tensor, axis: int | list[int], mask: Tensor | None = None, epsilon: float = _TINY) -> Tensor:
+    """(x - mean) / sqrt(variance + epsilon) over `axis`, both over the mask alone (0 outside it), by 1/n."""
     if mask is None:
         x = x - x.mean(axis=axis, keepdim=True)
-        return x / (x.square().mean(axis=axis, keepdim=True) + _TINY).sqrt()
+        return x / (x.square().mean(axis=axis, keepdim=True) + epsilon).sqrt()
     weight = mask.astype(x.dtype)
     count = weight.sum(axis=axis, keepdim=True).clip(min=1.0)
     x = (x - (x * weight).sum(axis=axis, keepdim=True) / count) * weight
-    return x / (x.square().sum(axis=axis, keepdim=True) / count + _TINY).sqrt()
+    return x / (x.square().sum(axis=axis, keepdim=True) / count + epsilon).sqrt()
 
 
 def decoupled_kl(
@@ -261,9 +261,13 @@ def feature_distance(student: Tensor, teacher: Tensor, mask: Tensor | None, norm
 
 
 def normalized_feature_distance(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean over valid pixels and channels of (z_S - z_T)^2, z each channel's map of each image standardised over valid pixels."""
+    """Mean over valid pixels and channels of (z_S - z_T)^2, z each channel's map of each image standardised over valid pixels.
+
+    With instance norm's epsilon 1e-5, which bounds the gradient of a channel that hardly varies.
+    """
     student, teacher = _prepared(student, teacher, mask)
-    difference = standardized(student, [2, 3], mask) - standardized(teacher, [2, 3], mask)
+    z_s, z_t = (standardized(x, [2, 3], mask, epsilon=1e-5) for x in (student, teacher))
+    difference = z_s - z_t
     return masked_mean(difference.square().mean(axis=1, keepdim=True), mask)
 
 

@@ -106,7 +106,7 @@ def normalized_feature(s, t, y):
     for n, c in np.ndindex(s.shape[:2]):
         valid = y[n] != IGNORED
         a, b = s[n, c][valid], t[n, c][valid]
-        total += (((a - a.mean()) / a.std() - (b - b.mean()) / b.std()) ** 2).sum()
+        total += np.square(np.subtract(*((x - x.mean()) / np.sqrt(x.var() + 1e-5) for x in (a, b)))).sum()
         count += valid.sum()
     return total / count
 

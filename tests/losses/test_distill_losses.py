@@ -202,7 +202,7 @@ def changed(student, teacher, label, name):
     if name == "SegChannelwiseLoss":
         return student + per_channel
     if name == "NormalizedFeatureLoss":
-        return student * np.exp(per_channel) + per_channel
+        return student * np.exp(np.abs(per_channel)) + per_channel
     if name in ("SegPairWiseLoss", "IFVDLoss", "AttentionTransferLoss", "RKDLoss"):
         return student * 7
     return None
@@ -291,6 +291,16 @@ def test_the_loss_that_the_docs_write_keeps_the_contract():
     nothing, gradient, _ = run(loss, student, teacher, np.full_like(label, IGNORED))
     assert float(nothing) == 0 and not gradient.any()
     assert loss(*(paddle.to_tensor(x).astype("float16") for x in (student, teacher))).dtype == paddle.float32
+
+
+@pytest.mark.parametrize("ignored", [0, 0.2])
+def test_a_constant_channel_of_the_student_has_a_bounded_gradient_of_normalised_features(ignored):
+    student, teacher, label = example(shape=(2, 8, 16, 16), ignored=ignored)
+    student[:, 0] = 0.3
+    _, gradient, _ = run(make("NormalizedFeatureLoss")[0], student, teacher, label)
+    # 2 (z_S - z_T) / sqrt(epsilon) over C and all valid pixels, with z_S = 0 and z_T of mean square 1.
+    bound = 2 / np.sqrt(1e-5) / 8 / np.sqrt((label != IGNORED).sum())
+    assert 0 < np.linalg.norm(gradient[:, 0]) < 1.01 * bound
 
 
 def test_relations_of_images_need_three_of_them():
