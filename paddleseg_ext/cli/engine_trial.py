@@ -1,5 +1,6 @@
 """One of PaddleSeg's models as a teacher that engines compete for, for the `models` command."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -119,7 +120,7 @@ def _images(size: int) -> list[Tensor]:
 
 
 def _note(trial: EngineTrial, choice: Choice) -> None:
-    trial.tried = tuple(map(str, choice.trials))
+    trial.tried = tuple(re.sub(r"\S*/model\.", "model.", str(one)) for one in choice.trials)  # not where its files were
     trial.engine, trial.layer = choice.name, choice.trials[0].milliseconds or 0.0
     best = next(one for one in choice.trials if one.name == choice.name)
     trial.best = best.milliseconds or 0.0

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import paddle
 from paddle import nn
 
@@ -32,6 +31,7 @@ from paddleseg_ext.engine.hooks import (
     StopHook,
     VisualLog,
 )
+from paddleseg_ext.engine.hooks.checkpoints import load_scaler
 from paddleseg_ext.engine.optimizer import build_optimizer
 from paddleseg_ext.engine.recompute import recompute_blocks
 from paddleseg_ext.engine.trainer import Hook, Trainer
@@ -133,7 +133,7 @@ def train(
     if session.resumed_from is not None:
         restore(session.resumed_from, model, optimizer, extras)
         if state.scaler:
-            trainer.scaler.load_state_dict({**state.scaler, "scale": np.atleast_1d(np.float32(state.scaler["scale"]))})
+            load_scaler(trainer.scaler, state.scaler)
         _log.info("resumed from %s", session.resumed_from)
     if env.rank() == 0:
         write_provenance(Path(args.save_dir), state.seed, session.resumed_from, config, teachers, pairs)

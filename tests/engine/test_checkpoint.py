@@ -10,6 +10,8 @@ import paddle
 import pytest
 
 from paddleseg_ext.engine.checkpoint import CheckpointStore, RunState, read_state, restore
+from paddleseg_ext.engine.hooks.checkpoints import CheckpointHook, load_scaler
+from paddleseg_ext.engine.trainer import Progress
 from paddleseg_ext.errors import CheckpointError, WeightsError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +67,27 @@ def test_state_comes_back_as_it_was_saved(store):
     model, optimizer = make()
     state = RunState("id", 5, 11, 4, best_miou=0.1 + 0.2, best_iteration=3, scaler={"scale": 1024.0})
     assert read_state(store.save(model, optimizer, state)) == state
+
+
+def test_the_loss_scale_of_fp16_goes_on_where_it_was(store, tmp_path):
+    """On a CPU Paddle makes a scaler that does nothing; these have what one on a GPU has."""
+
+    def scaler(scale):
+        made = paddle.amp.GradScaler(enable=False)
+        made._enable, made._scale, made._use_dynamic_loss_scaling = True, paddle.to_tensor([scale]), True
+        made._incr_ratio, made._decr_ratio, made._incr_count, made._decr_count = 2.0, 0.5, 3, 1
+        made._incr_every_n_steps, made._decr_every_n_nan_or_inf = 1000, 2
+        return made
+
+    model, optimizer = make()
+    hook = CheckpointHook(store, model, None, optimizer, scaler(1024.0), RunState("id", 0, 0, 2), 1, None)
+    progress = Progress(iteration=5, iters=9)
+    hook.before_run(progress)
+    saved = read_state(hook.save_unfinished()).scaler
+    other = scaler(1.0)
+    other._incr_count = 0
+    load_scaler(other, saved)
+    assert other._scale.numpy().tolist() == [1024.0] and other._incr_count == 3
 
 
 def test_only_the_newest_of_this_run_are_kept(store):

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import paddle
 from paddle import nn
 
@@ -109,6 +110,11 @@ class StopHook:
 
     def _ask(self, _number: int, _frame: FrameType | None) -> None:
         self._asked.set()
+
+
+def load_scaler(scaler: paddle.amp.GradScaler, saved: dict[str, Any]) -> None:
+    """Give a GradScaler the state that a checkpoint has: of its `scale`, Paddle takes the first element."""
+    scaler.load_state_dict({**saved, "scale": np.atleast_1d(np.float32(saved["scale"]))})
 
 
 def _plain(scaler_state: dict[str, Any]) -> dict[str, Any]:
