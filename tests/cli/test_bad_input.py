@@ -185,6 +185,10 @@ def test_fp16_on_a_cpu(fails):
     assert "--precision fp16 needs a GPU; a CPU trains in fp32" in fails(TRAIN, precision="fp16")
 
 
+def test_a_seed_below_zero(world):
+    assert "argument --seed: at least 0 is expected, but got -1" in world.run(TRAIN, seed=-1, code=2)
+
+
 def test_a_batch_larger_than_the_data(fails):
     assert "the training set has 8 samples, fewer than one batch: batch_size 9" in fails(TRAIN, batch_size=9)
 

@@ -88,6 +88,15 @@ def test_each_of_several_teachers_may_teach_by_itself_with_its_share_and_its_cla
     assert "distill.teachers: teachers of different classes need `combine: each`" in text
 
 
+def test_teachers_that_number_the_same_classes_in_other_ways_are_not_averaged(world):
+    teachers = two_teachers(world)
+    for teacher, numbers in zip(teachers, ((0, 1, 2), (2, 0, 1)), strict=True):
+        teacher["class_map"] = dict(enumerate(numbers))
+    use(world, teachers=teachers, outputs=[KL])
+    text = world.run(DISTILL, teacher_config=None, iters=2, code=2)
+    assert "distill.teachers: teachers of different classes need `combine: each`" in text
+
+
 def test_a_teacher_of_other_classes_teaches_those_that_are_shared(world):
     world.teacher["model"]["num_classes"] = 5
     use(world, outputs=[KL])
