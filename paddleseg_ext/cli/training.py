@@ -3,6 +3,7 @@
 import argparse
 import logging
 import random
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,6 +137,7 @@ def train(
             load_scaler(trainer.scaler, state.scaler)
         _log.info("resumed from %s", session.resumed_from)
     if env.rank() == 0:
+        _take_over(session)
         write_provenance(Path(args.save_dir), state.seed, session.resumed_from, config, teachers, pairs)
     start, ranks = state.iteration, env.world_size()
     images = config.batch_size * args.accumulate
@@ -189,8 +191,7 @@ def _begin(args: argparse.Namespace, store: CheckpointStore, batch_size: int) ->
         if args.resume_model:
             _log.info("nothing to resume in %s, starting anew", args.save_dir)
         seed = args.seed if args.seed is not None else random.SystemRandom().randrange(2**31)
-        run_id = store.begin_run() if env.rank() == 0 else ""
-        return RunState(run_id, 0, env.from_first(seed), batch_size), None
+        return RunState(uuid.uuid4().hex, 0, env.from_first(seed), batch_size), None
     state = read_state(folder)
     if args.seed is not None and args.seed != state.seed:
         raise ConfigError(f"--seed {args.seed}: {folder} was trained with seed {state.seed}; leave the flag out")
@@ -198,18 +199,22 @@ def _begin(args: argparse.Namespace, store: CheckpointStore, batch_size: int) ->
         _log.warning(
             "%s had batches of %d in all, now %d: the data come in another order", folder, state.batch_size, batch_size
         )
-    if env.rank() == 0:
-        store.begin_run(state.run_id)
-        if left := store.part_from(state):
-            names = ", ".join(path.name for path in left)
-            _log.warning(
-                "%s: of the run as it went on before; kept, but `--resume_model auto` takes them no more", names
-            )
-        if not store.adopt(folder, state) and state.best_miou is not None:
-            best = f"mIoU {state.best_miou:.4f} at iter {state.best_iteration}"
-            _log.warning("the best model until now, %s, is not here; the best one from now on is kept", best)
-            state.best_miou = state.best_iteration = None
     return state, folder
+
+
+def _take_over(session: Session) -> None:
+    """Make the folder this run's, now that nothing is left to be wrong: a mistake in a command costs the run before nothing."""
+    store, state, folder = session.store, session.state, session.resumed_from
+    store.begin_run(state.run_id)
+    if folder is None:
+        return
+    if left := store.part_from(state):
+        names = ", ".join(path.name for path in left)
+        _log.warning("%s: of the run as it went on before; kept, but `--resume_model auto` takes them no more", names)
+    if not store.adopt(folder, state) and state.best_miou is not None:
+        best = f"mIoU {state.best_miou:.4f} at iter {state.best_iteration}"
+        _log.warning("the best model until now, %s, is not here; the best one from now on is kept", best)
+        state.best_miou = state.best_iteration = None
 
 
 def _hooks(

@@ -131,14 +131,12 @@ class CheckpointStore:
         _sync(partial)
         os.replace(partial, folder / _MODEL)
 
-    def begin_run(self, run_id: str | None = None) -> str:
-        """Say which run this folder now belongs to, a new one or one that is resumed; returns its id.
+    def begin_run(self, run_id: str) -> None:
+        """Say which run this folder now belongs to, a new one or one that is resumed.
 
         `--resume_model auto` looks for the checkpoints of this run alone, not for an older run's in the same folder.
         """
-        run_id = run_id or uuid.uuid4().hex
         write_atomically(self.folder / "run.json", json.dumps({"run_id": run_id}))
-        return run_id
 
     def part_from(self, state: RunState) -> list[Path]:
         """Make the checkpoints beyond the one that a run goes on from those of another run; returns them.

@@ -107,6 +107,15 @@ def test_a_run_that_goes_on_from_an_earlier_checkpoint_leaves_the_later_ones_beh
     assert "resumed from out/iter_12" in world.run(TRAIN, iters=13, resume_model="out/iter_12")
 
 
+@pytest.mark.parametrize("resume_model", [None, "out/iter_4"])
+def test_a_command_with_a_mistake_costs_the_run_before_nothing(world, resume_model):
+    world.run(TRAIN, iters=8)
+    pair = {"student": "conv7", "loss": {"type": "HintLoss"}}
+    wrong = {"student_config": world.changed(distill={"features": [pair]}), "resume_model": resume_model}
+    assert "ToyNet has no layer 'conv7'" in world.run(DISTILL, iters=8, code=2, **wrong)
+    assert "resumed from out/iter_8" in world.run(TRAIN, iters=9, resume_model="auto")
+
+
 def test_the_best_model_comes_along_to_another_folder_or_is_forgotten(world):
     world.run(TRAIN, iters=8, do_eval=True)
     world.run(TRAIN, iters=8, do_eval=True, resume_model="out/iter_8", save_dir="moved")

@@ -109,7 +109,8 @@ def test_the_checkpoint_just_written_is_never_the_one_deleted(store):
 def test_auto_finds_the_newest_of_this_run_and_never_an_older_runs(store):
     model, optimizer = make()
     assert store.latest() is None
-    run = store.begin_run()
+    run = "this run"
+    store.begin_run(run)
     store.save(model, optimizer, RunState("older run", 99, 0, 2))
     assert store.latest() is None
     for iteration in (2, 10):
@@ -119,7 +120,8 @@ def test_auto_finds_the_newest_of_this_run_and_never_an_older_runs(store):
 
 def test_a_save_that_is_cut_short_leaves_the_older_checkpoint_and_is_cleared_away(store, monkeypatch):
     model, optimizer = make()
-    run = store.begin_run()
+    run = "this run"
+    store.begin_run(run)
     store.save(model, optimizer, RunState(run, 1, 0, 2))
     saved, calls = paddle.save, []
 

@@ -74,14 +74,20 @@ def test_what_is_inside_of_blocks_is_computed_twice_in_training_and_once_else():
     assert len(runs) == 4
 
 
+def caught_in(block, saving):
+    """A net, recomputed or not, and a list of what a layer inside of one of its blocks gives."""
+    model, caught = Net(), []
+    if saving:
+        recompute_blocks(model)
+    model.blocks[block].conv1.register_forward_post_hook(lambda _l, _i, y: caught.append(y))
+    paddle.seed(0)
+    return model, caught
+
+
 def test_a_feature_inside_of_a_block_teaches_as_without():
     gradients = []
     for saving in (False, True):
-        model, caught = Net(), []
-        if saving:
-            recompute_blocks(model)
-        model.blocks[1].conv1.register_forward_post_hook(lambda _l, _i, y, caught=caught: caught.append(y))
-        paddle.seed(0)
+        model, caught = caught_in(1, saving)
         model(paddle.rand([2, 3, 8, 8]))
         caught[0].square().mean().backward()
         gradients.append(model.blocks[1].conv1.weight.grad.numpy())
@@ -92,11 +98,7 @@ def test_a_feature_inside_of_a_block_teaches_as_without():
 def test_one_forward_serves_several_backwards_where_activations_are_kept():
     gradients = []
     for saving in (False, True):
-        model, caught = Net(), []
-        if saving:
-            recompute_blocks(model)
-        model.blocks[0].conv1.register_forward_post_hook(lambda _l, _i, y, caught=caught: caught.append(y))
-        paddle.seed(0)
+        model, caught = caught_in(0, saving)
         with activations_kept(model):
             model(paddle.rand([2, 3, 8, 8]))
         weight, losses = model.blocks[0].conv1.weight, (caught[0].square().mean(), caught[0].abs().mean())
